@@ -1,0 +1,118 @@
+"""Host-side validation: clear errors for concrete inputs, silence for traced ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether every leaf has a value that the host may look at (none is traced)."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def as_float(name: str, value: ArrayLike | Sequence[Any], ndim: int | None = None) -> Array:
+    """Return ``value`` as a floating array, or say what is wrong with it.
+
+    Inexact arrays keep their precision; everything else takes JAX's default
+    floating type, so that a Python scalar never fixes a dtype.
+    """
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be an array of numbers; got {value!r}.") from error
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"`{name}` must be real; got dtype {array.dtype}.")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        array = array.astype(jnp.result_type(float))
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"`{name}` must have {ndim} dimension(s); got shape {array.shape}.")
+    return array
+
+
+def check_shape(name: str, array: Array, shape: tuple[int, ...], meaning: str) -> None:
+    """Raise unless ``array`` has the given shape, which ``meaning`` puts in words."""
+    if array.shape != shape:
+        raise ValueError(f"`{name}` must have shape {shape} = [{meaning}]; got {array.shape}.")
+
+
+def check_finite(name: str, array: Array) -> None:
+    """Raise if a concrete array holds NaN or infinity."""
+    if is_concrete(array):
+        values = np.asarray(array)
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            where = tuple(int(i) for i in bad[0])
+            raise ValueError(f"`{name}` must be finite; got {values[where]} at index {where}.")
+
+
+def check_positive(name: str, array: Array) -> None:
+    """Raise if a concrete array holds anything but finite positive numbers."""
+    check_finite(name, array)
+    if is_concrete(array) and not (np.asarray(array) > 0).all():
+        raise ValueError(f"`{name}` must be positive; its smallest entry is {array.min()}.")
+
+
+def probability_tolerance(dtype: Any) -> float:
+    """How far probabilities may be from summing to one: rounding, and no more."""
+    return max(64 * float(jnp.finfo(dtype).eps), 1e-9)
+
+
+def check_probabilities(name: str, array: Array) -> None:
+    """Raise unless the last axis of a concrete array holds probability vectors."""
+    check_finite(name, array)
+    if not is_concrete(array):
+        return
+    values = np.asarray(array)
+    negative = np.argwhere(values < 0)
+    if len(negative):
+        where = tuple(int(i) for i in negative[0])
+        raise ValueError(
+            f"`{name}` must hold probabilities; got the negative entry {values[where]:g} at "
+            f"index {where}."
+        )
+    total = values.sum(-1)
+    # Host inputs are often rounded to float32 on the way; judge them at their own precision.
+    off = np.argwhere(np.abs(total - 1) > probability_tolerance(array.dtype))
+    if len(off):
+        where = tuple(int(i) for i in off[0])
+        raise ValueError(
+            f"`{name}` must sum to one over its last axis; got a sum of {total[where]:.9g} at "
+            f"index {where}."
+        )
+
+
+def check_exploration(exploration: ArrayLike) -> Array:
+    """Return the tremble as a float array; a concrete one must be a probability."""
+    array = as_float("exploration", exploration, ndim=0)
+    if is_concrete(array) and not 0 <= float(array) <= 1:
+        raise ValueError(f"`exploration` must be a probability in [0, 1]; got {float(array):g}.")
+    return array
+
+
+def as_names(name: str, names: Sequence[str] | None, size: int, prefix: str) -> tuple[str, ...]:
+    """Return one name an entry, made up from ``prefix`` where none are given."""
+    if names is None:
+        return tuple(f"{prefix} {i}" for i in range(size))
+    names = tuple(str(n) for n in names)
+    if len(names) != size or len(set(names)) != size:
+        raise ValueError(f"`{name}` must be {size} distinct names; got {names}.")
+    return names
+
+
+def as_safe(safe: ArrayLike | Sequence[bool] | None, num_actions: int) -> Array | None:
+    """Return the safe mask as booleans, one an action."""
+    if safe is None:
+        return None
+    array = jnp.asarray(safe)
+    if array.shape != (num_actions,) or array.dtype != jnp.bool_:
+        raise ValueError(
+            f"`safe` must be a boolean mask of length {num_actions} (one entry an action); got "
+            f"shape {array.shape} and dtype {array.dtype}."
+        )
+    return array

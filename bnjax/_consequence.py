@@ -1,0 +1,176 @@
+"""What an action brings about: the two kinds of consequences, behind one interface.
+
+A consequence holds the true distribution and the payoff; given the parameters that a
+model assigns, it returns the divergence from the truth and the payoff the model expects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ._check import (
+    as_float,
+    check_finite,
+    check_positive,
+    check_probabilities,
+    check_shape,
+    probability_tolerance,
+)
+
+
+class Categorical(eqx.Module):
+    """Finitely many consequences: true probabilities and a payoff for each.
+
+    Parameters
+    ----------
+    probs : [A, Y] true probability of each consequence after each action.
+    payoff : [A, Y] payoff of each consequence after each action.
+    """
+
+    probs: Float[Array, "actions consequences"]
+    payoff: Float[Array, "actions consequences"]
+
+    def __init__(self, probs: Any, payoff: Any):
+        self.probs = as_float("probs", probs, ndim=2)
+        self.payoff = as_float("payoff", payoff, ndim=2)
+        check_shape("payoff", self.payoff, self.probs.shape, "actions, consequences")
+        check_probabilities("probs", self.probs)
+        check_finite("payoff", self.payoff)
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions A."""
+        return self.probs.shape[0]
+
+    def check_model(self, name: str, model: Array) -> None:
+        """Raise unless ``model`` [..., A, Y] holds consequence probabilities."""
+        if model.shape[-2:] != self.probs.shape:
+            raise ValueError(
+                f"`{name}` must have shape [..., {self.probs.shape[0]}, {self.probs.shape[1]}] = "
+                f"[..., actions, consequences] as `probs` has; got {model.shape}."
+            )
+        check_probabilities(name, model)
+
+    def divergence(
+        self, model: Float[Array, "actions consequences"]
+    ) -> tuple[Float[Array, " actions"], Bool[Array, " actions"]]:
+        """KL(truth || model) in nats for each action, and where it is infinite.
+
+        The value is 0 where it is infinite: the mask carries the infinity, so that
+        neither a value nor a gradient becomes NaN (both logarithms are masked *before*
+        they are taken).
+        """
+        occurs = self.probs > 0
+        possible = model > 0
+        use = occurs & possible
+        log_p = jnp.log(jnp.where(use, self.probs, 1.0))
+        log_q = jnp.log(jnp.where(use, model, 1.0))
+        ruled_out = jnp.any(occurs & ~possible, axis=-1)
+        kl = jnp.sum(jnp.where(use, self.probs, 0.0) * (log_p - log_q), axis=-1)
+        return jnp.where(ruled_out, 0.0, kl), ruled_out
+
+    def payoffs(self, model: Float[Array, "actions consequences"]) -> Float[Array, " actions"]:
+        """Payoff that a model expects from each action."""
+        return jnp.sum(model * self.payoff, axis=-1)
+
+    def objective_payoffs(self) -> Float[Array, " actions"]:
+        """True expected payoff of each action."""
+        return self.payoffs(self.probs)
+
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether the (possibly traced) numbers are a consequence distribution and payoff."""
+        return model_is_distribution(self.probs) & jnp.all(jnp.isfinite(self.payoff))
+
+    def model_is_valid(self, model: Float[Array, "actions consequences"]) -> Bool[Array, ""]:
+        """Whether the numbers that a model assigns are a consequence distribution."""
+        return model_is_distribution(model)
+
+
+def model_is_distribution(probs: Float[Array, "... consequences"]) -> Bool[Array, ""]:
+    """Whether every last-axis vector is finite, non-negative and sums to one."""
+    close = jnp.abs(probs.sum(-1) - 1) <= probability_tolerance(probs.dtype)
+    return jnp.all(close) & jnp.all(probs >= 0)
+
+
+class Gaussian(eqx.Module):
+    """Normally distributed consequences with a payoff linear in them.
+
+    Parameters
+    ----------
+    mean, sd : [A] true mean and standard deviation after each action.
+    payoff_intercept, payoff_slope : [A] payoff = intercept + slope * consequence.
+    """
+
+    mean: Float[Array, " actions"]
+    sd: Float[Array, " actions"]
+    payoff_intercept: Float[Array, " actions"]
+    payoff_slope: Float[Array, " actions"]
+
+    def __init__(self, mean: Any, sd: Any, payoff_intercept: Any, payoff_slope: Any):
+        self.mean = as_float("mean", mean, ndim=1)
+        shape = self.mean.shape
+        self.sd = as_float("sd", sd, ndim=1)
+        self.payoff_intercept = as_float("payoff_intercept", payoff_intercept, ndim=1)
+        self.payoff_slope = as_float("payoff_slope", payoff_slope, ndim=1)
+        for name in ("sd", "payoff_intercept", "payoff_slope"):
+            check_shape(name, getattr(self, name), shape, "actions")
+            check_finite(name, getattr(self, name))
+        check_finite("mean", self.mean)
+        check_positive("sd", self.sd)
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions A."""
+        return self.mean.shape[0]
+
+    def check_model(self, name: str, model: tuple[Array, Array]) -> None:
+        """Raise unless ``model`` is a pair (mean, sd) of arrays [..., A] with sd > 0."""
+        mean, sd = model
+        if mean.shape[-1:] != self.mean.shape or sd.shape != mean.shape:
+            raise ValueError(
+                f"`{name}` must be a mean and an sd of shape [..., {self.mean.shape[0]}] = "
+                f"[..., actions]; got {mean.shape} and {sd.shape}."
+            )
+        check_finite(f"{name} mean", mean)
+        check_positive(f"{name} sd", sd)
+
+    def divergence(
+        self, model: tuple[Float[Array, " actions"], Float[Array, " actions"]]
+    ) -> tuple[Float[Array, " actions"], Bool[Array, " actions"]]:
+        """KL(truth || model) in nats for each action, and where it is infinite (nowhere).
+
+        ``log(sd'/sd) + (sd^2 + (mean - mean')^2) / (2 sd'^2) - 1/2`` with the model primed.
+        """
+        mean, sd = model
+        ratio = self.sd / sd
+        kl = 0.5 * (ratio**2 - 1 + ((self.mean - mean) / sd) ** 2) - jnp.log(ratio)
+        return kl, jnp.zeros(kl.shape, bool)
+
+    def payoffs(
+        self, model: tuple[Float[Array, " actions"], Float[Array, " actions"]]
+    ) -> Float[Array, " actions"]:
+        """Payoff that a model expects from each action."""
+        return self.payoff_intercept + self.payoff_slope * model[0]
+
+    def objective_payoffs(self) -> Float[Array, " actions"]:
+        """True expected payoff of each action."""
+        return self.payoffs((self.mean, self.sd))
+
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether the (possibly traced) numbers are a consequence distribution and payoff."""
+        payoff = self.payoff_intercept + self.payoff_slope
+        return self.model_is_valid((self.mean, self.sd)) & jnp.all(jnp.isfinite(payoff))
+
+    def model_is_valid(
+        self, model: tuple[Float[Array, " actions"], Float[Array, " actions"]]
+    ) -> Bool[Array, ""]:
+        """Whether the numbers that a model assigns are a consequence distribution."""
+        mean, sd = model
+        return jnp.all(jnp.isfinite(mean) & jnp.isfinite(sd) & (sd > 0))
+
+
+Consequence = Categorical | Gaussian

@@ -1,0 +1,13 @@
+"""Given a problem: its equilibria, rationalizable set, phase and certificate."""
+
+from ._certify import Certificate as Certificate
+from ._certify import Witness as Witness
+from ._certify import certify as certify
+from ._codes import Certainty as Certainty
+from ._codes import Phase as Phase
+from ._codes import Stability as Stability
+from ._public import equilibria as equilibria
+from ._public import phase as phase
+from ._public import rationalizable as rationalizable
+from ._results import Equilibria as Equilibria
+from ._results import Rationalizable as Rationalizable

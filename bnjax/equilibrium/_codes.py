@@ -1,0 +1,80 @@
+"""Integer codes of results: small enough for arrays, with names for people.
+
+Results are arrays, so a status is an integer; ``bn.Phase(int(code)).name`` is its name.
+The values are part of the public contract: they are stored in data sets, so never renumber.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Certainty(enum.IntEnum):
+    """What is known about whether an action is Berk-Nash rationalizable (DESIGN section 1.4).
+
+    Attributes
+    ----------
+    OUT
+        Excluded: no belief that can survive justifies the action.
+    IN
+        Rationalizable: the action has a verified witness that plays only actions which have
+        witnesses of the same kind.
+    UNDECIDED
+        Neither is shown. The action counts as possible: masks of "not excluded" include it.
+    """
+
+    OUT = 0
+    IN = 1
+    UNDECIDED = 2
+
+
+class Phase(enum.IntEnum):
+    """The safety phase of a problem (DESIGN section 1.8).
+
+    Attributes
+    ----------
+    SAFE
+        Every rationalizable action is safe.
+    UNSAFE
+        Every rationalizable action is unsafe.
+    MULTISTABLE
+        There is both a safe and an unsafe pure equilibrium: the prior, or chance, selects.
+    OSCILLATORY
+        There is no pure equilibrium, and actions of both kinds are rationalizable.
+    INDETERMINATE
+        The pure equilibria are of one kind only, but the other kind is rationalizable: the
+        theory does not exclude it, which is not to say that it will happen.
+    UNDECIDED
+        The solver could not tell (more than two actions); `certify` may.
+    INVALID
+        The inputs are not finite, or no model survives.
+    """
+
+    SAFE = 0
+    UNSAFE = 1
+    MULTISTABLE = 2
+    OSCILLATORY = 3
+    INDETERMINATE = 4
+    UNDECIDED = 5
+    INVALID = 6
+
+
+class Stability(enum.IntEnum):
+    """Stability of an equilibrium under the mean-field dynamics (DESIGN sections 1.3, 1.5).
+
+    It speaks of small trembles of play. An unstable equilibrium can still be absorbing, when
+    nothing that is observed there tells the believed models apart.
+
+    Attributes
+    ----------
+    UNKNOWN
+        Not determined: a degenerate case, or more than two actions.
+    STABLE
+        Play that starts close by returns.
+    UNSTABLE
+        Play that starts close by, on at least one side, moves away.
+    """
+
+    UNKNOWN = 0
+    STABLE = 1
+    UNSTABLE = 2

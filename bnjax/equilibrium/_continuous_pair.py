@@ -1,0 +1,274 @@
+"""Two actions and a continuous family of models (DESIGN section 1.3, continuous Theta).
+
+Play s = sigma[0] moves the best fit theta*(s), and s is an equilibrium where the payoff
+difference d at the best fit vanishes, or where the best fit jumps across d = 0 and a belief
+may mix both. The sign of d is scanned on a grid over s and every change of sign is solved
+for. Between two neighbours of that grid at most one change is found: the family promises
+that there is no more (`Family.unique_best_fit`), or the answer does not claim to be complete.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..problem import FamilyProblem
+from ._components import Components, Ties, components, rationalizable_pair
+from ._continuum import Continuum
+from ._envelope import MINUS, PLUS, TIE
+from ._results import Equilibria, Rationalizable
+from ._tolerance import Tolerance
+
+_SCAN = 33
+_TRIPS, _TRIPS_SINGLE = 18, 9  # each third halves: 2^-6 and 2^-3 of 1/32 at the very worst
+
+
+class _Reply(NamedTuple):
+    """Best fits for one s: those where d is least and where it is greatest."""
+
+    least: Float[Array, " parameters"]
+    most: Float[Array, " parameters"]
+    d_least: Float[Array, ""]
+    d_most: Float[Array, ""]
+
+
+class _Pair:
+    """Best fits and their payoff differences, as functions of s."""
+
+    def __init__(self, problem: FamilyProblem, exploration: Array, tolerance: Tolerance):
+        self.problem = problem
+        self.continuum = Continuum(problem, exploration)
+        self.slack = tolerance.payoff * self.continuum.payoff_range
+
+    def gain(self, theta: Float[Array, " parameters"]) -> Float[Array, ""]:
+        """How much better action 0 is than action 1 according to theta."""
+        payoffs = self.problem.consequence.payoffs(self.problem.family.function(theta))
+        return payoffs[0] - payoffs[1]
+
+    def kl(self, theta: Float[Array, " parameters"]) -> Float[Array, " 2"]:
+        """Divergences of theta after either action, inf where infinite."""
+        kl, ruled_out = self.problem.consequence.divergence(self.problem.family.function(theta))
+        return jnp.where(ruled_out, jnp.inf, kl)
+
+    def _reply(self, point: Array, unidentified: tuple[bool, ...], chart: int) -> _Reply:
+        ends = self.continuum.extremes(point, unidentified, lambda u: u[0] - u[1], chart)
+        least, most = (self.problem.family.theta(end, chart) for end in ends)
+        return _Reply(least, most, self.gain(least), self.gain(most))
+
+    def mixed(self, s: Float[Array, ""]) -> _Reply:
+        """Both actions have positive probability."""
+        point = self.continuum.best_fit(jnp.stack([s, 1 - s]))
+        return self._reply(point, self.continuum.never_identified, 0)
+
+    def pure(self, action: int, trembling: _Reply) -> _Reply:
+        """One action is intended; without exploration it is the only one that is played."""
+        family = self.problem.family
+        if all(family.identifies(action)) and not family.has_charts:
+            return trembling  # the limit of mixed play, as it stands
+        unidentified = tuple(not known for known in family.identifies(action))
+        alone = self._reply(self.continuum.best_fit_alone(action), unidentified, action)
+        explores = self.continuum.exploration > 0
+        return jax.tree.map(lambda a, b: jnp.where(explores, a, b), trembling, alone)
+
+    def side(self, reply: _Reply) -> Array:
+        """Which action is the better reply to every best fit, if either is."""
+        plus, minus = reply.d_least > self.slack, reply.d_most < -self.slack
+        return jnp.where(plus, PLUS, jnp.where(minus, MINUS, TIE))
+
+
+def solve_continuous_pair(
+    problem: FamilyProblem,
+    exploration: Float[Array, ""],
+    max_equilibria: int,
+    tolerance: Tolerance,
+) -> tuple[Equilibria, Rationalizable]:
+    """All equilibria that the scan over s can see, and the rationalizable set.
+
+    Parameters
+    ----------
+    problem : two actions, continuous Theta.
+    exploration : tremble.
+    max_equilibria : rows of the answer.
+    tolerance : what counts as a tie.
+    """
+    pair = _Pair(problem, exploration, tolerance)
+    # Next to pure play, not at it: what pure play leaves unidentified is another matter.
+    edge = 0.1 * tolerance.play
+    inner = jnp.linspace(0.0, 1.0, _SCAN, dtype=problem.family.lower.dtype)
+    inner = inner.at[0].set(edge).at[-1].set(1 - edge)
+    replies = jax.vmap(pair.mixed)(jnp.concatenate([inner, jnp.asarray([1, 0], inner.dtype)]))
+    scan, trembling = jax.tree.map(lambda x: x[:-2], replies), (_row(replies, -2), _row(replies, -1))
+    sides = pair.side(scan)
+    ties, num_ties = _find_ties(pair, inner, scan, sides, max_equilibria)
+    ends = pair.pure(0, trembling[0]), pair.pure(1, trembling[1])
+    optimal = jnp.stack(  # [played, reply]
+        [jnp.stack([e.d_most >= -pair.slack, e.d_least <= pair.slack]) for e in ends]
+    )
+    pure = jnp.diagonal(optimal)
+    rows = components(ties, pure, max_equilibria, tolerance)
+    atoms, weight, residual = jax.vmap(
+        lambda lo, hi, is_pure: _support(pair, lo, hi, is_pure, ends, edge)
+    )(rows.lo, rows.hi, rows.is_pure)
+    strategy = jnp.stack([rows.lo, 1 - rows.lo], -1)
+    uninformative = [not any(problem.family.identifies(action)) for action in range(2)]
+    absorbing = jnp.where(rows.lo > 0, uninformative[0], uninformative[1]) & (exploration == 0)
+    listed = (rows.num <= max_equilibria) & (num_ties <= max_equilibria)
+    equilibria = Equilibria(
+        strategy=strategy,
+        strategy_end=jnp.stack([rows.hi, 1 - rows.hi], -1),
+        realised=(1 - exploration) * strategy + exploration / 2,
+        belief=None,
+        atoms=atoms,
+        atom_weight=weight,
+        best_fit=jnp.sum(weight[:, :, None] * atoms, axis=1),
+        is_pure=rows.is_pure & rows.valid,
+        stability=jnp.where(rows.valid, rows.stability, 0),
+        absorbing=rows.is_pure & rows.valid & absorbing,
+        residual=jnp.where(rows.valid, residual, 0.0),
+        valid=rows.valid,
+        pure=pure,
+        complete=listed & problem.family.unique_best_fit,
+        tol_fit=tolerance.fit,
+        tol_payoff=tolerance.payoff,
+    )
+    interior = jnp.stack([jnp.any(sides != MINUS), jnp.any(sides != PLUS)])
+    return equilibria, rationalizable_pair(interior, optimal, jnp.ones((), bool), tolerance)
+
+
+def _row(replies: _Reply, index: Array | int) -> _Reply:
+    return jax.tree.map(lambda x: x[index], replies)
+
+
+def _find_ties(
+    pair: _Pair, grid: Array, scan: _Reply, sides: Array, max_ties: int
+) -> tuple[Ties, Array]:
+    """Runs of tied grid points, and changes of sign between neighbours, solved for.
+
+    Every change of side between neighbours is one root. A tie begins at a change away from a
+    strict side and ends at the next change into one, which is the same change where the
+    sides swap at once.
+    """
+    # One more change than ties: the last tie may be long.
+    num = min(max_ties + 1, grid.shape[0] - 1)
+    changes = sides[:-1] != sides[1:]
+    at = jnp.argsort(~changes, stable=True)[:num]
+    real = changes[at]
+    left, right = sides[at], sides[at + 1]
+    swaps = (left != TIE) & (right != TIE)
+    # Into a tie the strict side is lost at its slack; in a swap at zero.
+    strict_left = left != TIE
+    start, stop = jnp.where(strict_left, at, at + 1), jnp.where(strict_left, at + 1, at)
+    level = jnp.where(swaps, 0.0, pair.slack)
+    where = jax.vmap(lambda *args: _change(pair, grid, scan, *args))(
+        start, stop, jnp.where(strict_left, left, right), level
+    )
+    begins = real & strict_left
+    begins_at_zero = sides[0] == TIE
+    # Ties in order: one that is there from s = 0 on, and one for each change that begins one.
+    opens = jnp.concatenate([begins_at_zero[None], begins])
+    lo = jnp.concatenate([jnp.zeros_like(where[:1]), where])
+    before = jnp.concatenate([jnp.full_like(left[:1], TIE), left])
+    # It ends at its own change in a swap, at the next change otherwise, or at s = 1.
+    own = jnp.arange(-1, num)
+    ending = jnp.where(jnp.concatenate([jnp.zeros_like(swaps[:1]), swaps]), own, own + 1)
+    ended = (ending < num) & real[jnp.minimum(ending, num - 1)]
+    ending = jnp.minimum(ending, num - 1)
+    hi = jnp.where(ended, where[ending], 1.0)
+    after = jnp.where(ended, right[ending], TIE)
+    order = jnp.argsort(~opens, stable=True)[:max_ties]
+    ties = Ties(lo[order], hi[order], before[order], after[order], opens[order], sides[0], sides[-1])
+    # Too many changes count as too many ties.
+    return ties, opens.sum() + jnp.where(changes.sum() > num, max_ties, 0)
+
+
+def _change(
+    pair: _Pair, grid: Array, scan: _Reply, start: Array, stop: Array, side: Array, level: Array
+) -> Array:
+    """Where, between two neighbours of the grid, a side that holds at ``start`` is lost.
+
+    Safeguarded false position on the payoff difference for a best fit that moves smoothly;
+    the crossing of the two ends' lines in the divergence for one that jumps. Either step is
+    harmless where the other is needed, and every third halves.
+    """
+
+    def end(s, reply: _Reply):
+        margin = jnp.where(side == PLUS, reply.d_least, -reply.d_most) - level
+        return s, margin, jnp.where(side == PLUS, reply.least, reply.most)
+
+    def false_position(a, b):
+        drop = a[1] - b[1]
+        return a[0] + (b[0] - a[0]) * jnp.where(drop > 0, a[1] / jnp.where(drop > 0, drop, 1), 0.5)
+
+    def lines_cross(a, b):
+        left, right = pair.kl(a[2]), pair.kl(b[2])
+        turn = (left[0] - left[1]) - (right[0] - right[1])
+        return (right[1] - left[1]) / jnp.where(turn != 0, turn, jnp.inf)
+
+    def trip(k, state):
+        a, b, weight = state
+        lighter = (a[0], a[1] * weight[0], a[2]), (b[0], b[1] * weight[1], b[2])
+        halfway = 0.5 * (a[0] + b[0])
+        s = jnp.where(k % 3 == 0, false_position(*lighter), lines_cross(a, b))
+        s = jnp.where(k % 3 == 2, halfway, s)
+        within = (s - a[0]) * (s - b[0]) < 0
+        s = jnp.where(within, s, halfway)
+        new = end(s, pair.mixed(s))
+        holds = new[1] > 0
+        # Illinois: an end that stays is weighed down, so that it does not stay for long.
+        one = jnp.ones((), grid.dtype)
+        weight = jnp.where(
+            holds, jnp.stack([one, 0.5 * weight[1]]), jnp.stack([0.5 * weight[0], one])
+        )
+        a = jax.tree.map(lambda x, y: jnp.where(holds, x, y), new, a)
+        b = jax.tree.map(lambda x, y: jnp.where(holds, y, x), new, b)
+        return a, b, weight
+
+    trips = _TRIPS if jnp.finfo(grid.dtype).eps < 1e-10 else _TRIPS_SINGLE
+    ends = end(grid[start], _row(scan, start)), end(grid[stop], _row(scan, stop))
+    a, b, _ = jax.lax.fori_loop(0, trips, trip, (*ends, jnp.ones(2, grid.dtype)))
+    return false_position(a, b)
+
+
+def _support(
+    pair: _Pair, lo: Array, hi: Array, is_pure: Array, ends: tuple[_Reply, _Reply], edge: float
+) -> tuple[Float[Array, "2 parameters"], Float[Array, " 2"], Float[Array, ""]]:
+    """A belief of at most two atoms that supports a component, and what it falls short by."""
+    s = 0.5 * (lo + hi)
+    # At s and on either side of it, in case the best fit jumps there.
+    around = jnp.clip(jnp.stack([s, s - edge, s + edge]), 0.0, 1.0)
+    replies = jax.vmap(pair.mixed)(around)
+    here, left, right = (_row(replies, k) for k in range(3))
+    jumps = (left.d_least * right.d_least < 0) & (lo == hi)
+    first = jnp.where(jumps, left.least, here.least)
+    second = jnp.where(jumps, right.least, here.most)
+    first = jnp.where(is_pure, jnp.where(s > 0, ends[0].most, ends[1].least), first)
+    second = jnp.where(is_pure, first, second)
+    d = pair.gain(first), pair.gain(second)
+    spread = d[0] - d[1]
+    share = jnp.where(spread != 0, -d[1] / jnp.where(spread != 0, spread, 1.0), 1.0)
+    share = jnp.clip(share, 0.0, 1.0)
+    # Two atoms that only the step to either side tells apart are one.
+    thetas = jax.vmap(pair.problem.family.theta)(pair.continuum.nodes)
+    scale = thetas.max(0) - thetas.min(0)
+    close = jnp.all(jnp.abs(first - second) <= 0.01 * scale)
+    mean = share * first + (1 - share) * second
+    atoms = jnp.where(close, jnp.stack([mean, mean]), jnp.stack([first, second]))
+    share = jnp.where(close, 1.0, share)
+    weight = jnp.stack([share, 1 - share])
+
+    continuum = pair.continuum
+    expected = share * pair.gain(atoms[0]) + (1 - share) * pair.gain(atoms[1])
+    wrong_way = jnp.where(s > 0, jnp.maximum(-expected, 0.0), jnp.maximum(expected, 0.0))
+    loss = jnp.where(is_pure, wrong_way, jnp.abs(expected))
+    loss = loss / jnp.where(continuum.payoff_range > 0, continuum.payoff_range, 1.0)
+    play = continuum.realised(jnp.stack([s, 1 - s]))
+
+    def misfit(theta):
+        return jnp.sum(jnp.where(play > 0, play * pair.kl(theta), 0.0))
+
+    best = jnp.where(is_pure, misfit(first), misfit(here.least))
+    short = jnp.maximum(misfit(atoms[0]), jnp.where(weight[1] > 0, misfit(atoms[1]), 0.0)) - best
+    return atoms, weight, jnp.maximum(jnp.maximum(short, 0.0), loss)

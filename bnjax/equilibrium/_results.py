@@ -1,0 +1,159 @@
+"""What the solvers return: arrays of fixed shape, with a summary in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ._codes import Certainty, Stability
+
+
+class Equilibria(eqx.Module):
+    """Berk-Nash equilibria of a problem: components, not only points.
+
+    E is `max_equilibria`; rows past the last equilibrium are padding (``valid`` is False).
+    Every field goes through `jax.jit` and `jax.vmap`.
+
+    Parameters
+    ----------
+    strategy, strategy_end : [E, A] intended play. They differ where a whole segment of
+        strategies are equilibria, and are then its two ends.
+    realised : [E, A] what is actually played at ``strategy``, trembles included.
+    belief : [E, M] a belief that supports the equilibrium (finite Theta; None otherwise).
+    atoms, atom_weight : [E, A, D], [E, A] the same for continuous Theta: parameters believed
+        and their probabilities (None for finite Theta).
+    best_fit : [E, D] mean parameter under that belief.
+    is_pure : [E] whether the component is one pure strategy and nothing else.
+    stability : [E] codes of `Stability` under the mean-field dynamics with small trembles.
+    absorbing : [E] whether it is pure and what is played there teaches nothing at all.
+    residual : [E] the larger of the misfit (nats) and the loss (share of the payoff range)
+        that verification left.
+    valid : [E] which rows are equilibria.
+    pure : [A] which pure strategies are equilibria, also as the end of a continuum.
+    complete : whether every equilibrium is provably listed.
+    tol_fit, tol_payoff : tolerances at which all of this holds.
+    """
+
+    strategy: Float[Array, "equilibria actions"]
+    strategy_end: Float[Array, "equilibria actions"]
+    realised: Float[Array, "equilibria actions"]
+    belief: Float[Array, "equilibria models"] | None
+    atoms: Float[Array, "equilibria actions parameters"] | None
+    atom_weight: Float[Array, "equilibria actions"] | None
+    best_fit: Float[Array, "equilibria parameters"]
+    is_pure: Bool[Array, " equilibria"]
+    stability: Int[Array, " equilibria"]
+    absorbing: Bool[Array, " equilibria"]
+    residual: Float[Array, " equilibria"]
+    valid: Bool[Array, " equilibria"]
+    pure: Bool[Array, " actions"]
+    complete: Bool[Array, ""]
+    tol_fit: Float[Array, ""]
+    tol_payoff: Float[Array, ""]
+
+    def __repr__(self) -> str:
+        if not _is_one(self.valid, 1):
+            return f"Equilibria(batch={_batch(self.valid, 1)}, slots={self.valid.shape[-1]})"
+        num = int(np.asarray(self.valid).sum())
+        return f"Equilibria({num} found, complete={bool(self.complete)})"
+
+    def summary(self, problem: Any) -> str:
+        """Say in words, with the names of the problem, which equilibria there are.
+
+        Parameters
+        ----------
+        problem : the problem they were computed from.
+
+        Returns
+        -------
+        str
+            One line an equilibrium.
+        """
+        _require_one("Equilibria", self.valid, 1)
+        rows = [e for e in range(self.valid.shape[0]) if bool(self.valid[e])]
+        lines = [self._describe(e, problem) for e in rows] or ["no equilibrium found"]
+        if not bool(self.complete):
+            lines.append("(there may be more: completeness is not proved here)")
+        return "\n".join(lines)
+
+    def _describe(self, e: int, problem: Any) -> str:
+        names = problem.action_names
+        start, end = np.asarray(self.strategy[e]), np.asarray(self.strategy_end[e])
+        segment = bool((start != end).any())
+        if bool(self.is_pure[e]):
+            play = f"pure: {names[int(start.argmax())]}"
+        else:
+            kind = "continuum" if segment else "mixed"
+            play = f"{kind}: " + ", ".join(
+                f"{name} {low:.6g}" + (f" to {high:.6g}" if segment else "")
+                for name, low, high in zip(names, start, end, strict=True)
+                if low > 0 or high > 0
+            )
+        notes = [Stability(int(self.stability[e])).name.lower()]
+        notes += ["absorbing"] if bool(self.absorbing[e]) else []
+        fit = ", ".join(f"{x:.6g}" for x in np.asarray(self.best_fit[e]))
+        return f"{play} ({', '.join(notes)}; best fit {fit})"
+
+
+class Rationalizable(eqx.Module):
+    """The Berk-Nash rationalizable set: what may be played forever.
+
+    Parameters
+    ----------
+    mask : [A] which actions are not excluded.
+    certainty : [A] codes of `Certainty`: OUT (provably not in the set), IN (in it, with a
+        verified self-justified set), UNDECIDED.
+    tol_fit, tol_payoff : tolerances at which that holds.
+    """
+
+    mask: Bool[Array, " actions"]
+    certainty: Int[Array, " actions"]
+    tol_fit: Float[Array, ""]
+    tol_payoff: Float[Array, ""]
+
+    def __repr__(self) -> str:
+        if not _is_one(self.mask, 1):
+            return f"Rationalizable(batch={_batch(self.mask, 1)}, actions={self.mask.shape[-1]})"
+        return f"Rationalizable({[Certainty(int(c)).name for c in np.asarray(self.certainty)]})"
+
+    def summary(self, problem: Any) -> str:
+        """Say in words, with the names of the problem, which actions are rationalizable."""
+        _require_one("Rationalizable", self.mask, 1)
+        by_code = {
+            code: [
+                name
+                for name, c in zip(problem.action_names, self.certainty, strict=True)
+                if int(c) == code
+            ]
+            for code in Certainty
+        }
+        text = "rationalizable: " + (", ".join(by_code[Certainty.IN]) or "none for certain")
+        if by_code[Certainty.UNDECIDED]:
+            text += "; undecided: " + ", ".join(by_code[Certainty.UNDECIDED])
+        if by_code[Certainty.OUT]:
+            text += "; excluded: " + ", ".join(by_code[Certainty.OUT])
+        return text
+
+
+def _is_one(array: Array, ndim: int) -> bool:
+    return not hasattr(array, "aval") or array.ndim == ndim and not _traced(array)
+
+
+def _traced(array: Array) -> bool:
+    return not hasattr(array, "addressable_shards")
+
+
+def _batch(array: Array, ndim: int) -> tuple[int, ...]:
+    return array.shape[: array.ndim - ndim]
+
+
+def _require_one(name: str, array: Array, ndim: int) -> None:
+    if array.ndim != ndim:
+        raise ValueError(
+            f"a summary is of one problem; this {name} holds a batch of {_batch(array, ndim)}: "
+            "index it first, for example with `jax.tree.map(lambda x: x[0], result)`."
+        )
+

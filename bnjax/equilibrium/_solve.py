@@ -1,0 +1,52 @@
+"""One entry point for every kind of problem: equilibria and the rationalizable set together."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from .._check import check_exploration
+from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
+from ._continuous_pair import solve_continuous_pair
+from ._results import Equilibria, Rationalizable
+from ._tolerance import Tolerance, default_tolerance
+from ._two_actions import solve_two_actions
+
+
+def problem_dtype(problem: AbstractProblem):
+    """Floating type in which a problem is solved."""
+    return jnp.result_type(problem.objective_payoffs())
+
+
+def prepare(
+    problem: AbstractProblem,
+    exploration: ArrayLike,
+    max_equilibria: int,
+    tol_fit: ArrayLike | None,
+    tol_payoff: ArrayLike | None,
+) -> tuple[Float[Array, ""], Tolerance]:
+    """Check the arguments that all solvers share, on the host where they have values."""
+    if not isinstance(problem, AbstractProblem):
+        raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
+    if not isinstance(max_equilibria, int) or max_equilibria < 1:
+        raise ValueError(f"`max_equilibria` must be a positive integer; got {max_equilibria!r}.")
+    dtype = problem_dtype(problem)
+    return check_exploration(exploration).astype(dtype), default_tolerance(
+        dtype, tol_fit, tol_payoff
+    )
+
+
+def solve(
+    problem: AbstractProblem,
+    exploration: Float[Array, ""],
+    max_equilibria: int,
+    tolerance: Tolerance,
+) -> tuple[Equilibria, Rationalizable]:
+    """Solve by the algorithm that the kind of problem allows."""
+    two = problem.num_actions == 2
+    if isinstance(problem, FamilyProblem):
+        return solve_continuous_pair(problem, exploration, max_equilibria, tolerance)
+    assert isinstance(problem, AbstractFiniteProblem)
+    return solve_two_actions(
+        problem.reduced_form(), problem.theta, exploration, max_equilibria, tolerance
+    )

@@ -1,0 +1,42 @@
+"""Tolerances: what counts as a tie, by precision."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from .._check import as_float, is_concrete
+
+
+class Tolerance(NamedTuple):
+    """What counts as a tie.
+
+    ``fit`` in nats; ``payoff`` relative to the range of subjective payoffs; ``play`` the
+    length in s below which a continuum of strategies is reported as a point.
+    """
+
+    fit: Float[Array, ""]
+    payoff: Float[Array, ""]
+    play: float
+
+
+def default_tolerance(
+    dtype, tol_fit: ArrayLike | None = None, tol_payoff: ArrayLike | None = None
+) -> Tolerance:
+    """Tolerances for a precision, wide enough for the rounding of K and U and no wider."""
+    single = jnp.finfo(dtype).eps > 1e-10
+    fit, payoff, play = (2e-6, 1e-5, 1e-3) if single else (1e-12, 1e-10, 1e-6)
+    return Tolerance(
+        _as_tolerance("tol_fit", tol_fit, fit, dtype),
+        _as_tolerance("tol_payoff", tol_payoff, payoff, dtype),
+        play,
+    )
+
+
+def _as_tolerance(name: str, value: ArrayLike | None, default: float, dtype) -> Array:
+    array = as_float(name, default if value is None else value, ndim=0).astype(dtype)
+    if is_concrete(array) and not float(array) >= 0:
+        raise ValueError(f"`{name}` must be a non-negative number; got {float(array):g}.")
+    return array

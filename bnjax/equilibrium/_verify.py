@@ -1,0 +1,44 @@
+"""Checks of a claimed equilibrium, straight from the definition."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ..problem import ReducedForm
+
+
+def payoff_range(reduced: ReducedForm) -> Float[Array, ""]:
+    """Largest minus smallest subjective payoff among supported models."""
+    supported = reduced.support[:, None]
+    high = jnp.max(jnp.where(supported, reduced.payoffs, -jnp.inf))
+    low = jnp.min(jnp.where(supported, reduced.payoffs, jnp.inf))
+    return high - low
+
+
+def admissible(
+    reduced: ReducedForm, strategy: Float[Array, " actions"]
+) -> Bool[Array, " models"]:
+    """Supported models that what is played does not refute."""
+    return reduced.support & ~(reduced.ruled_out & (strategy > 0)).any(1)
+
+
+def misfit(reduced: ReducedForm, strategy: Float[Array, " actions"]) -> Float[Array, " models"]:
+    """How much worse than the best model each one fits, in nats; inf where refuted."""
+    value = jnp.where(
+        admissible(reduced, strategy), jnp.sum(reduced.kl * strategy, axis=1), jnp.inf
+    )
+    return value - value.min()
+
+
+def residual(
+    reduced: ReducedForm,
+    strategy: Float[Array, " actions"],
+    belief: Float[Array, " models"],
+) -> Float[Array, ""]:
+    """The larger of the misfit of what is believed and the relative loss of what is played."""
+    fit = jnp.max(jnp.where(belief > 0, misfit(reduced, strategy), 0.0))
+    expected = jnp.sum(reduced.payoffs * belief[:, None], axis=0)
+    loss = expected.max() - jnp.min(jnp.where(strategy > 0, expected, jnp.inf))
+    width = payoff_range(reduced)
+    return jnp.maximum(fit, loss / jnp.where(width > 0, width, 1.0))

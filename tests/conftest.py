@@ -1,0 +1,38 @@
+"""What every test runs under: checked types, strict dtype promotion, reproducible examples."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+# Test processes share a GPU, where there is one: none may take its memory for itself.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+import jaxtyping
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports bnjax: from here on every annotated call in it is checked.
+jaxtyping.install_import_hook("bnjax", "beartype.beartype")
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# The first call of a jitted function compiles, so no example has a deadline, and `x64` holds for
+# all the examples of a test alike. HYPOTHESIS_PROFILE=thorough searches further, at random.
+settings.register_profile(
+    "quick",
+    max_examples=25,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile(
+    "thorough", settings.get_profile("quick"), max_examples=1000, derandomize=False
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture
+def x64():
+    """64-bit JAX for the length of one test."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,1 @@
+"""Independent reference answers: nothing in here imports bnjax."""
