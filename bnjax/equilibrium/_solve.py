@@ -7,7 +7,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._check import check_exploration
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
+from ._continuous_many import solve_continuous_many
 from ._continuous_pair import solve_continuous_pair
+from ._enumeration import MAX_SYSTEMS, num_systems, solve_by_enumeration
+from ._relaxation import solve_by_relaxation
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance, default_tolerance
 from ._two_actions import solve_two_actions
@@ -43,10 +46,13 @@ def solve(
     tolerance: Tolerance,
 ) -> tuple[Equilibria, Rationalizable]:
     """Solve by the algorithm that the kind of problem allows."""
-    two = problem.num_actions == 2
     if isinstance(problem, FamilyProblem):
-        return solve_continuous_pair(problem, exploration, max_equilibria, tolerance)
+        by_family = solve_continuous_pair if problem.num_actions == 2 else solve_continuous_many
+        return by_family(problem, exploration, max_equilibria, tolerance)
     assert isinstance(problem, AbstractFiniteProblem)
-    return solve_two_actions(
-        problem.reduced_form(), problem.theta, exploration, max_equilibria, tolerance
-    )
+    args = problem.reduced_form(), problem.theta, exploration, max_equilibria, tolerance
+    if problem.num_actions == 2:
+        return solve_two_actions(*args)
+    if num_systems(problem.num_actions, problem.num_models) <= MAX_SYSTEMS:
+        return solve_by_enumeration(*args)
+    return solve_by_relaxation(*args)

@@ -11,7 +11,7 @@ from ._components import Components, Ties, components, rationalizable_pair
 from ._envelope import Walk, walk
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance
-from ._verify import admissible, misfit, payoff_range, residual
+from ._verify import admissible, misfit, payoff_range, residual, uninformative
 
 
 def solve_two_actions(
@@ -48,7 +48,7 @@ def solve_two_actions(
     strategy_end = jnp.stack([rows.hi, 1 - rows.hi], -1)
     check = jax.vmap(lambda sigma, mu: residual(reduced, sigma, mu))
     left_over = jnp.maximum(check(strategy, belief), check(strategy_end, belief))
-    flat = _uninformative(reduced, tolerance)
+    flat = uninformative(reduced, tolerance)
     equilibria = Equilibria(
         strategy=strategy,
         strategy_end=strategy_end,
@@ -93,14 +93,6 @@ def _optimal_when_pure(
     best = jnp.where(usable, reduced.kl, jnp.inf).min(0)
     fits = usable & (reduced.kl <= best + tolerance.fit)
     return jnp.any(fits.T[:, None] & favours, axis=-1)
-
-
-def _uninformative(reduced: ReducedForm, tolerance: Tolerance) -> Bool[Array, " actions"]:
-    """Actions after which every supported model fits equally well, so that nothing is learned."""
-    supported = reduced.support[:, None]
-    high = jnp.max(jnp.where(supported, reduced.kl, -jnp.inf), 0)
-    low = jnp.min(jnp.where(supported, reduced.kl, jnp.inf), 0)
-    return (high - low <= tolerance.fit) & ~(reduced.ruled_out & supported).any(0)
 
 
 def _polish(

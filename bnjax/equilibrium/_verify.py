@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ..problem import ReducedForm
+from ._codes import Stability
+from ._tolerance import Tolerance
 
 
 def payoff_range(reduced: ReducedForm) -> Float[Array, ""]:
@@ -42,3 +44,23 @@ def residual(
     loss = expected.max() - jnp.min(jnp.where(strategy > 0, expected, jnp.inf))
     width = payoff_range(reduced)
     return jnp.maximum(fit, loss / jnp.where(width > 0, width, 1.0))
+
+
+def uninformative(reduced: ReducedForm, tolerance: Tolerance) -> Bool[Array, " actions"]:
+    """Actions after which every supported model fits equally well, so that nothing is learned."""
+    supported = reduced.support[:, None]
+    high = jnp.max(jnp.where(supported, reduced.kl, -jnp.inf), 0)
+    low = jnp.min(jnp.where(supported, reduced.kl, jnp.inf), 0)
+    return (high - low <= tolerance.fit) & ~(reduced.ruled_out & supported).any(0)
+
+
+def pure_stability(reduced: ReducedForm, tolerance: Tolerance) -> Int[Array, " actions"]:
+    """A pure strategy is stable if it is the strictly best reply to every model tied there."""
+    usable = reduced.support[:, None] & ~reduced.ruled_out
+    best = jnp.where(usable, reduced.kl, jnp.inf).min(0)
+    fits = usable & (reduced.kl <= best + tolerance.fit)  # [M, A]
+    slack = tolerance.payoff * payoff_range(reduced)
+    lead = reduced.payoffs[:, :, None] - reduced.payoffs[:, None, :]  # [M, played, other]
+    same = jnp.eye(reduced.kl.shape[1], dtype=bool)
+    strict = jnp.all((lead > slack) | same, -1)
+    return jnp.where(jnp.all(strict | ~fits, 0), int(Stability.STABLE), int(Stability.UNKNOWN))

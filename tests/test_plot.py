@@ -1,0 +1,710 @@
+"""Figures: what is in them, where it lies, and that it can be read; never pixels."""
+
+import itertools
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+
+import bnjax as bn
+
+Phase = bn.Phase
+AXIS = np.linspace(0, 1, 21)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """The solvers are only a means here, and each is run once: compiling them is all the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_trace():
+    before = dict(mpl.rcParams)
+    yield
+    assert dict(mpl.rcParams) == before
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []
+
+
+def dataset(codes, axes, scenario="sycophancy", **attrs):
+    coords = {name: np.asarray(values, float) for name, values in axes.items()}
+    variable = (
+        tuple(axes),
+        np.asarray(codes, np.int8),
+        {"flag_meanings": " ".join(Phase.__members__)},
+    )
+    return xr.Dataset({"phase": variable}, coords, {"scenario": scenario, "fixed": "{}"} | attrs)
+
+
+def sycophancy_regimes(**attrs):
+    """The table of DESIGN section 1.7; ties go to the smaller phase."""
+    first, second = np.meshgrid(AXIS > 0.5, AXIS > 0.5, indexing="ij")
+    codes = np.select(
+        [first & second, first, second],
+        [Phase.MULTISTABLE, Phase.UNSAFE, Phase.SAFE],
+        Phase.OSCILLATORY,
+    )
+    return dataset(codes, {"p_sycophantic": AXIS, "p_honest": AXIS}, **attrs)
+
+
+def checkered():
+    """Nine regions with every phase there is."""
+    codes = np.kron(np.arange(9).reshape(3, 3) % len(Phase), np.ones((7, 7), int))
+    return dataset(codes, {"p_sycophantic": AXIS, "p_honest": AXIS})
+
+
+def mesh_of(ax) -> QuadMesh:
+    (mesh,) = [c for c in ax.collections if isinstance(c, QuadMesh)]
+    return mesh
+
+
+def legend_of(figure: Figure) -> list[str]:
+    (legend,) = [
+        legend for ax in figure.findobj(mpl.axes.Axes) if (legend := ax.get_legend()) is not None
+    ]
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def assert_readable(figure: Figure):
+    """Nothing is cut off, and no letter is smaller than 8 points."""
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert box.x0 >= -0.01
+    assert box.y0 >= -0.01
+    assert box.x1 <= width + 0.01
+    assert box.y1 <= height + 0.01
+    assert width in (3.5, 7.0)
+    texts = [text for text in figure.findobj(mpl.text.Text) if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 8
+
+
+# The import.
+
+
+def test_matplotlib_waits_until_it_is_needed():
+    code = (
+        "import sys, bnjax; assert 'matplotlib' not in sys.modules; bnjax.plot.phase_diagram; "
+        "assert 'matplotlib.figure' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_names_are_still_errors():
+    with pytest.raises(AttributeError, match="plots"):
+        _ = bn.plots
+
+
+# The colours.
+
+# Machado, Oliveira and Fernandes (2009), full severity, linear RGB.
+VISION = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+
+
+def cielab(colour, seen=VISION["normal"]):
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    xyz = to_xyz @ np.clip(np.array(seen) @ linear, 0, 1) / np.array([0.95047, 1.0, 1.08883])
+    x, y, z = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_phases_differ_in_grey():
+    lightness = sorted(cielab(style.fill)[0] for style in bn.plot.PHASE_STYLES.values())
+    assert len(lightness) == len(Phase)
+    assert np.diff(lightness).min() >= 8  # a step of 2 is just visible side by side
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_phases_differ_for_every_eye(vision):
+    colours = [cielab(style.fill, VISION[vision]) for style in bn.plot.PHASE_STYLES.values()]
+    apart = [np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)]
+    assert min(apart) >= 20
+
+
+@pytest.mark.parametrize("code", Phase)
+def test_names_can_be_read_on_their_ground(code):
+    style = bn.plot.PHASE_STYLES[code]
+    luminance = [((cielab(colour)[0] + 16) / 116) ** 3 for colour in (style.fill, style.text)]
+    contrast = (max(luminance) + 0.05) / (min(luminance) + 0.05)
+    assert contrast >= 3.9  # WCAG asks for 3 from large letters, 4.5 from small ones
+
+
+# Phase diagrams.
+
+
+def test_cells_are_centred_at_their_coordinates():
+    figure = bn.plot.phase_diagram(sycophancy_regimes())
+    ax = figure.axes[0]
+    mesh = mesh_of(ax)
+    corners = mesh.get_coordinates()
+    centres = 0.5 * (corners[1:, 1:] + corners[:-1, :-1])
+    np.testing.assert_allclose(centres[..., 0], np.tile(AXIS, (21, 1)), atol=1e-12)
+    np.testing.assert_allclose(centres[..., 1], np.tile(AXIS[:, None], (1, 21)), atol=1e-12)
+    # Values of p_sycophantic run along x, hence along columns.
+    np.testing.assert_array_equal(
+        mesh.get_array().reshape(21, 21), sycophancy_regimes().phase.values.T
+    )
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("p sycophantic", "p honest")
+    assert ax.get_xlim() == ax.get_ylim() == (0, 1)
+    assert ax.get_aspect() == 1
+    assert_readable(figure)
+
+
+def test_axes_of_other_kinds_show_every_cell_whole():
+    codes = np.zeros((4, 3), int)
+    data = dataset(codes, {"gain": [1, 2, 4, 8], "p_detect": [0.2, 0.4, 0.6]})
+    ax = bn.plot.phase_diagram(data).axes[0]
+    corners = mesh_of(ax).get_coordinates()
+    np.testing.assert_allclose(corners[0, :, 0], [0.5, 1.5, 3, 6, 10])
+    assert ax.get_xlim() == (0.5, 10)
+    np.testing.assert_allclose(ax.get_ylim(), [0.1, 0.7])
+    assert ax.get_aspect() == "auto"
+
+
+def test_dimensions_can_be_swapped():
+    data = sycophancy_regimes()
+    for chosen in ({"x": "p_honest"}, {"y": "p_sycophantic"}):
+        ax = bn.plot.phase_diagram(data, **chosen).axes[0]
+        assert ax.get_xlabel() == "p honest"
+        np.testing.assert_array_equal(mesh_of(ax).get_array().reshape(21, 21), data.phase)
+
+
+def test_falling_coordinates_change_nothing():
+    data = sycophancy_regimes()
+    figure = bn.plot.phase_diagram(data.isel(p_honest=slice(None, None, -1)))
+    assert figure.axes[0].get_ylim() == (0, 1)
+    positions = [
+        sorted((t.get_text(), *np.round(t.get_position(), 2)) for t in f.axes[0].texts)
+        for f in (figure, bn.plot.phase_diagram(data))
+    ]
+    assert positions[0] == positions[1]
+
+
+def test_legend_lists_the_phases_that_occur():
+    assert legend_of(bn.plot.phase_diagram(sycophancy_regimes())) == [
+        "safe (25%)",  # 110 of 441 cells
+        "unsafe (25%)",
+        "multistable (23%)",  # 100
+        "oscillatory (27%)",  # 121
+    ]
+
+
+def test_every_phase_can_be_drawn():
+    figure = bn.plot.phase_diagram(checkered())
+    assert [entry.split()[0] for entry in legend_of(figure)] == [c.name.lower() for c in Phase]
+    assert_readable(figure)
+
+
+def test_small_shares_are_not_rounded_to_nothing():
+    codes = np.zeros((50, 50), int)
+    codes[3, 4] = Phase.INVALID
+    figure = bn.plot.phase_diagram(dataset(codes, {"p_a": np.arange(50) / 50, "b": np.arange(50)}))
+    assert legend_of(figure) == ["safe (>99%)", "invalid (0.04%)"]
+
+
+@pytest.mark.parametrize("data", [sycophancy_regimes(), checkered()], ids=["four", "nine"])
+def test_names_lie_inside_their_regions(data):
+    figure = bn.plot.phase_diagram(data)
+    ax = figure.axes[0]
+    figure.draw_without_rendering()
+    named = []
+    for text in ax.texts:
+        named.append(text.get_text())
+        corners = text.get_window_extent().corners()
+        for x, y in ax.transData.inverted().transform(corners):
+            nearest = data.phase.sel(p_sycophantic=x, p_honest=y, method="nearest")
+            assert Phase(int(nearest)).name.lower() == text.get_text()
+    assert len(named) in (4, 9)
+    assert {Phase[name.upper()] for name in named} == {Phase(c) for c in np.unique(data.phase)}
+
+
+def test_narrow_regions_are_named_upright_and_tiny_ones_not_at_all():
+    codes = np.zeros((21, 21), int)
+    codes[:3] = Phase.UNSAFE  # a strip along y
+    codes[10, 10] = Phase.UNSAFE
+    figure = bn.plot.phase_diagram(dataset(codes, {"p_sycophantic": AXIS, "p_honest": AXIS}))
+    names = {text.get_text(): text.get_rotation() for text in figure.axes[0].texts}
+    assert names == {"safe": 0, "unsafe": 90}
+    assert len(figure.axes[0].texts) == 2
+
+
+def test_hatching_covers_its_region_and_no_more():
+    ax = bn.plot.phase_diagram(sycophancy_regimes()).axes[0]
+    patches = {p.get_hatch(): p for p in ax.patches if isinstance(p, PathPatch)}
+    unsafe = patches[bn.plot.PHASE_STYLES[Phase.UNSAFE].hatch].get_path()
+    inside = unsafe.contains_points([[0.9, 0.1], [0.53, 0.47]])
+    outside = unsafe.contains_points([[0.1, 0.1], [0.9, 0.9], [0.52, 0.53], [0.1, 0.9]])
+    assert inside.all()
+    assert not outside.any()
+
+
+def test_outlines_run_between_cells_of_different_phases():
+    ax = bn.plot.phase_diagram(sycophancy_regimes()).axes[0]
+    (outline,) = [c for c in ax.collections if isinstance(c, LineCollection)]
+    sides = np.array(outline.get_segments())
+    on_border = np.isclose(sides, 0.525).all(1).any(1)  # half-way between 0.5 and 0.55
+    assert on_border.all()
+    assert len(sides) == 2 * 21
+
+
+def test_one_dimension_makes_a_strip():
+    data = sycophancy_regimes().isel(p_honest=20)
+    figure = bn.plot.phase_diagram(data, boundaries=True)
+    ax = figure.axes[0]
+    assert mesh_of(ax).get_coordinates().shape == (2, 22, 2)
+    assert len(ax.get_yticks()) == 0
+    assert [text.get_text() for text in ax.texts] == ["safe", "multistable"]
+    (line,) = ax.lines
+    np.testing.assert_allclose(line.get_xdata(), 0.5)
+    assert_readable(figure)
+
+
+def lines_of(data) -> list[np.ndarray]:
+    return [
+        line.get_xydata() for line in bn.plot.phase_diagram(data, boundaries=True).axes[0].lines
+    ]
+
+
+def test_boundaries_of_the_trap():
+    upright, level = lines_of(sycophancy_regimes())
+    np.testing.assert_allclose(upright[:, 0], 0.5, atol=1e-12)
+    np.testing.assert_allclose(level[:, 1], 0.5, atol=1e-12)
+    for line, along in ((upright, 1), (level, 0)):
+        assert np.ptp(line[:, along]) == 1
+
+
+def test_boundaries_of_hallucination_are_the_same():
+    data = sycophancy_regimes(scenario="hallucination")
+    data = data.rename(p_sycophantic="p_fabricate", p_honest="p_abstain")
+    for line, known in zip(lines_of(data), lines_of(sycophancy_regimes()), strict=True):
+        np.testing.assert_array_equal(line, known)
+
+
+def test_boundary_of_the_correct_model():
+    fixed = '{"width": 1.0}'
+    (line,) = lines_of(sycophancy_regimes(fixed=fixed, exploration=0.1))
+    np.testing.assert_allclose(line[:, 0], line[:, 1], atol=1e-12)
+    # Without exploration everything is rationalizable everywhere.
+    assert lines_of(sycophancy_regimes(fixed=fixed)) == []
+
+
+def test_exploration_turns_the_boundaries_of_the_trap():
+    rare = 0.15
+    for line, (often, seldom) in zip(
+        lines_of(sycophancy_regimes(exploration=2 * rare)), [(0, 1), (1, 0)], strict=True
+    ):
+        # The best fit to (nearly) always playing one action is 1/2.
+        believed = (1 - rare) * line[:, often] + rare * (1 - line[:, seldom])
+        np.testing.assert_allclose(believed, 0.5, atol=1e-9)
+
+
+def test_boundaries_where_the_threshold_of_deception_lies():
+    codes = np.zeros((21, 21), int)  # what is computed does not matter for the theory
+    data = dataset(
+        codes,
+        {"p_detect": AXIS, "detect_upper": AXIS},
+        "deception",
+        fixed='{"gain": 2.0, "honest_payoff": 1.1}',
+    )
+    threshold = (2.0 - 1.1) / (2.0 + 1.0)
+    level, upright = lines_of(data)
+    np.testing.assert_allclose(level[:, 1], threshold, atol=1e-9)
+    np.testing.assert_allclose(upright[:, 0], threshold, atol=1e-9)
+    # The truth matters only to an agent that can imagine both.
+    assert threshold <= upright[:, 1].min() <= threshold + 1 / 400
+    assert upright[:, 1].max() == 1
+    # With exploration: deceive iff min(p_detect, detect_upper) is at most the threshold.
+    (corner,) = lines_of(data.assign_attrs(exploration=0.1))
+    distance = np.abs(corner.min(axis=1) - threshold)
+    assert distance.max() <= 1 / 400
+
+
+def test_boundaries_follow_what_was_selected():
+    codes = np.zeros((3, 21, 21), int)
+    axes = {"honest_payoff": [0.0, 0.2, 0.6], "p_detect": AXIS, "detect_upper": AXIS}
+    data = dataset(codes, axes, "deception")
+    level, _ = lines_of(data.sel(honest_payoff=0.6))
+    np.testing.assert_allclose(level[:, 1], 0.2, atol=1e-9)
+
+
+def test_own_boundaries():
+    own = [lambda x: x**2, np.array([[0.1, 0.2], [0.3, 0.4]]), lambda x: 0.3]
+    figure = bn.plot.phase_diagram(sycophancy_regimes(), boundaries=own)
+    square, pair, level = (line.get_xydata() for line in figure.axes[0].lines)
+    np.testing.assert_allclose(square[:, 1], square[:, 0] ** 2)
+    np.testing.assert_array_equal(pair, own[1])
+    assert np.all(level[:, 1] == 0.3)
+    assert legend_of(figure)[-1] == "boundary"
+
+
+def test_draws_into_given_axes():
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    assert bn.plot.phase_diagram(sycophancy_regimes(), ax=left, title="a") is figure
+    assert bn.plot.phase_diagram(checkered(), ax=right) is figure
+    assert left.get_title() == "a"
+    assert len(right.texts) >= 7
+    assert tuple(figure.get_size_inches()) == (7, 4)
+    figure.draw_without_rendering()
+    assert figure.get_tightbbox().y0 >= -0.01
+
+
+GOOD = sycophancy_regimes()
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (GOOD.rename(phase="phases"), {}, "`dataset` must be .* `phase`"),
+        (GOOD.expand_dims("width"), {}, r"`dataset` must have one or two.*isel"),
+        (GOOD.isel(p_honest=0, p_sycophantic=0), {}, "`dataset` must have one or two"),
+        (GOOD + 5, {}, "codes of bnjax.Phase .* got 8"),
+        (GOOD.where(GOOD.p_honest > 0.5), {}, "codes of bnjax.Phase .* got nan"),
+        (
+            GOOD.assign_coords(p_honest=list("abcdefghijklmnopqrstu")),
+            {},
+            "numbers along 'p_honest'",
+        ),
+        (GOOD.assign_coords(p_honest=AXIS % 0.7), {}, "increasing or decreasing .*'p_honest'"),
+        (GOOD, {"x": "width"}, "`x` must be one of"),
+        (GOOD, {"y": "width"}, "`y` must be one of"),
+        (GOOD, {"x": "p_honest", "y": "p_honest"}, "`x` and `y` must be different"),
+        (GOOD.isel(p_honest=0), {"y": "p_sycophantic"}, "`y` must be left out"),
+        (GOOD, {"boundaries": [np.zeros(3)]}, r"`boundaries\[0\]` must be"),
+        (GOOD.assign_attrs(fixed='{"width": 0.5}'), {"boundaries": True}, "width 0 or 1"),
+        (GOOD.assign_attrs(scenario="coin"), {"boundaries": True}, "'coin'"),
+        (GOOD.assign_attrs(scenario="mine"), {"boundaries": True}, "`scenario` must be"),
+        (GOOD.drop_attrs(), {"boundaries": True}, "attrs"),
+    ],
+)
+def test_phase_diagram_says_what_is_wrong(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        bn.plot.phase_diagram(data, **options)
+
+
+# Bifurcations: problems of one shape, so that they share one compiled solver.
+
+
+def three_models(p_sycophantic, p_honest, indifferent=0.0):
+    """Approval rates theta and 1 - theta, theta in {1/5, 1/2, 4/5}; the middle one on request.
+
+    By symmetry, the sign of the best fit against 1/2 is that of the continuous scenario.
+    """
+    first, second = jnp.asarray(p_sycophantic), jnp.asarray(p_honest)
+    theta = jnp.asarray([0.2, 0.5, 0.8], first.dtype)
+    rates = jnp.stack([theta, 1 - theta], -1)
+    middle = jnp.where(jnp.asarray(indifferent) > 0, 0.0, -jnp.inf).astype(first.dtype)
+    return bn.Problem(
+        jnp.stack([jnp.stack([1 - first, 1 - second]), jnp.stack([first, second])], -1),
+        jnp.stack([1 - rates, rates], -1),
+        jnp.asarray([[0.0, 1.0], [0.0, 1.0]], first.dtype),
+        log_prior=jnp.stack([jnp.zeros_like(middle), middle, jnp.zeros_like(middle)]),
+        theta=theta,
+        safe=[False, True],
+        action_names=("deceive", "comply"),
+    )
+
+
+def silent_comply(p_detect):
+    """Deception with rates {1/5, 1/2, 4/5} and a threshold of 0.4."""
+    risk = jnp.asarray(p_detect)
+    theta = jnp.asarray([0.2, 0.5, 0.8], risk.dtype)
+    zero, zeros = jnp.zeros_like(risk), jnp.zeros_like(theta)
+    return bn.Problem(
+        jnp.stack([jnp.stack([1 - risk, risk]), jnp.stack([1 - zero, zero])]),
+        jnp.stack([jnp.stack([1 - theta, theta], -1), jnp.stack([1 - zeros, zeros], -1)], 1),
+        jnp.asarray([[1.0, -1.0], [0.2, 0.0]], risk.dtype),
+        log_prior=zeros,
+        theta=theta,
+        safe=[False, True],
+        action_names=("deceive", "comply"),
+    )
+
+
+VALUES = np.linspace(0.02, 0.98, 24)  # none of them 1/2
+
+
+def styles_of(ax) -> list[tuple[str, np.ndarray]]:
+    return [
+        (line.get_linestyle(), line.get_xydata()) for line in ax.lines if len(line.get_xdata()) > 1
+    ]
+
+
+def test_branches_of_two_pure_equilibria_and_a_mixture():
+    figure = bn.plot.bifurcation(three_models, "p_honest", VALUES, fixed={"p_sycophantic": 0.7})
+    ax = figure.axes[0]
+    solid = [xy for style, xy in styles_of(ax) if style == "-"]
+    (dashed,) = [xy for style, xy in styles_of(ax) if style == "--"]
+    always, half = sorted(solid, key=lambda xy: xy[0, 0])
+    np.testing.assert_allclose(always, np.stack([VALUES, np.ones(24)], -1), atol=1e-6)
+    assert half[:, 1].max() == 0
+    assert half[0, 0] >= 0.5 - 0.04
+    inner = dashed[dashed[:, 0] > 0.54]
+    p_honest, s = inner.T
+    np.testing.assert_allclose(s, (0.5 - p_honest) / (1 - 0.7 - p_honest), atol=1e-4)
+    assert legend_of(figure) == ["stable", "unstable", "rationalizable"]
+    assert ax.get_ylabel() == "probability of deceive"
+    assert_readable(figure)
+
+
+def test_a_mixture_and_the_pure_strategy_it_becomes_are_one_branch():
+    figure = bn.plot.bifurcation(
+        three_models, "p_honest", VALUES, fixed={"p_sycophantic": 0.3}, action="comply"
+    )
+    lines = styles_of(figure.axes[0])
+    assert {style for style, _ in lines} <= {"-", "--"}
+    joined = np.concatenate([xy for _, xy in lines])
+    p_honest, share = joined.T
+    grid = np.isin(np.round(p_honest, 6), np.round(VALUES, 6))
+    expected = 1 - np.clip((0.5 - p_honest) / (0.7 - p_honest), 0, None)
+    expected = np.where(p_honest > 0.5, 1, expected)
+    np.testing.assert_allclose(share[grid], expected[grid], atol=1e-4)
+    assert all(np.abs(np.diff(xy[:, 1])).max() < 0.25 for _, xy in lines)
+    # One uninterrupted curve from end to end.
+    assert {VALUES[0], VALUES[-1]} <= set(p_honest)
+    ends = sorted((xy[0, 0], xy[-1, 0]) for _, xy in lines)
+    assert all(a[1] >= b[0] for a, b in itertools.pairwise(ends))
+
+
+def test_continua_are_bands():
+    figure = bn.plot.bifurcation(
+        three_models, "p_honest", VALUES, fixed={"p_sycophantic": 0.7, "indifferent": 1.0}
+    )
+    (band,) = [c for c in figure.axes[0].collections if not isinstance(c, QuadMesh)]
+    corners = band.get_paths()[0].vertices
+    # theta = 1/2 fits best while the mean rate, on the axis of theta, is between these two.
+    low = np.log(0.5 / 0.8) / np.log(0.2 / 0.8)
+    for p_honest in VALUES[VALUES > 0.7]:
+        here = corners[np.isclose(corners[:, 0], p_honest), 1]
+        ends = [(rate - (1 - p_honest)) / (0.7 - (1 - p_honest)) for rate in (low, 1 - low)]
+        np.testing.assert_allclose([here.min(), here.max()], np.clip(ends, 0, 1), atol=1e-3)
+    assert "continuum" in legend_of(figure)
+
+
+def test_absorbing_equilibria_that_are_not_stable_are_open_circles():
+    figure = bn.plot.bifurcation(silent_comply, "p_detect", VALUES)
+    ax = figure.axes[0]
+    circles = [
+        line for line in ax.lines if line.get_marker() == "o" and line.get_linestyle() == "None"
+    ]
+    marked = np.concatenate([line.get_xdata() for line in circles])
+    assert all(line.get_markerfacecolor() == "white" for line in circles)
+    # Below this risk the rate 1/5 fits best, and deceiving is then better.
+    turn = np.log(0.8 / 0.5) / np.log(4)
+    np.testing.assert_allclose(np.sort(marked), VALUES[turn > VALUES])
+    assert "absorbing, not stable" in legend_of(figure)
+
+
+def test_strip_shows_what_is_rationalizable():
+    figure = bn.plot.bifurcation(three_models, "p_honest", VALUES, fixed={"p_sycophantic": 0.7})
+    (strip,) = figure.axes[0].child_axes
+    shown = mesh_of(strip).get_array().reshape(2, 24)
+    np.testing.assert_array_equal(shown[0], bn.Certainty.IN)
+    np.testing.assert_array_equal(shown[1], VALUES > 0.5)
+    assert [label.get_text() for label in strip.get_yticklabels()] == ["deceive", "comply"]
+    assert strip.get_xlim() == figure.axes[0].get_xlim() == (VALUES[0], VALUES[-1])
+
+
+@pytest.mark.slow
+def test_exploration_can_vary():
+    fixed = {"p_sycophantic": 0.6, "p_honest": 0.7}
+    figure = bn.plot.bifurcation(three_models, "exploration", VALUES, fixed=fixed)
+    # Intending only the first action pays while (1 - e/2) 0.6 + e/2 0.3 >= 1/2.
+    ends = [xy[-1, 0] for style, xy in styles_of(figure.axes[0]) if style == "-"]
+    assert min(ends) == pytest.approx(2 / 3, abs=0.04)
+    assert figure.axes[0].get_ylabel().startswith("intended probability")
+    assert_readable(figure)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scenario": "flattery"}, "`scenario` must be"),
+        ({"name": "p_kind"}, "`name` must be one of"),
+        ({"values": [0.1]}, "`values` must hold at least two"),
+        ({"values": [0.1, 0.1]}, "`values` must be finite and increasing"),
+        ({"values": [0.1, np.nan]}, "`values` must be finite and increasing"),
+        ({"fixed": {"p_kind": 0.1}}, "`fixed` must name some of"),
+        ({"fixed": {"p_honest": 0.1}}, "`fixed` must not hold 'p_honest'"),
+        ({"action": "lie"}, "`action` must be one of"),
+        ({"action": 2}, "`action` must be in 0..1"),
+        ({"exploration": 1.5}, "`exploration` must be a probability"),
+    ],
+)
+def test_bifurcation_says_what_is_wrong(change, message):
+    arguments = {"scenario": "sycophancy", "name": "p_honest", "values": [0.1, 0.2]} | change
+    with pytest.raises(ValueError, match=message):
+        bn.plot.bifurcation(**arguments)
+
+
+# Divergences and best fits.
+
+
+def test_divergences_of_a_list_of_models():
+    problem = bn.Problem(
+        probs=[[0.3, 0.7], [0.5, 0.5]],
+        model_probs=[
+            [[0.4, 0.6], [0.2, 0.8]],
+            [[0.0, 1.0], [0.5, 0.5]],
+            [[0.1, 0.9], [0.6, 0.4]],
+            [[0.3, 0.7], [0.1, 0.9]],
+        ],
+        payoff=[[0.0, 1.0], [0.0, 1.0]],
+        log_prior=[0.0, 0.0, 0.0, -jnp.inf],
+        theta=[0.5, 0.2, 0.1, 0.7],
+        action_names=["a", "b"],
+    )
+    figure = bn.plot.divergences(problem)
+    ax = figure.axes[0]
+    first, second = (line for line in ax.lines if line.get_label() in ("a", "b"))
+    np.testing.assert_allclose(first.get_xdata(), [0.1, 0.2, 0.5])  # in order, in the support
+    assert np.isnan(first.get_ydata()[1])  # infinite: the curve breaks
+    np.testing.assert_allclose(
+        second.get_ydata(), problem.kl_matrix()[jnp.array([2, 1, 0]), 1], rtol=1e-6
+    )
+    best = {line.get_color(): line.get_xdata() for line in ax.lines if line.get_marker() == "o"}
+    np.testing.assert_allclose(best[first.get_color()], [0.5])
+    np.testing.assert_allclose(best[second.get_color()], [0.2])
+    (infinite,) = [line for line in ax.lines if line.get_marker() == "^"]
+    np.testing.assert_allclose(infinite.get_xdata(), [0.2])
+    assert legend_of(figure) == ["a", "b", "best fit", "infinite"]
+    assert first.get_linestyle() != second.get_linestyle()
+    assert_readable(figure)
+
+
+def test_divergences_of_a_family():
+    problem = bn.scenarios.deception(p_detect=0.3)
+    figure = bn.plot.divergences(problem)
+    ax = figure.axes[0]
+    curve = ax.lines[0].get_xydata()
+    theta, kl = curve[np.isfinite(curve[:, 1])].T
+    np.testing.assert_allclose(
+        kl, 0.3 * np.log(0.3 / theta) + 0.7 * np.log(0.7 / (1 - theta)), atol=1e-5
+    )
+    (best,) = [line for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(best.get_xydata(), [[0.3, 0.0]], atol=1e-3)
+    # Complying fits every theta, and says so.
+    (flat,) = [line for line in ax.lines if line.get_linewidth() == 5]
+    assert np.ptp(flat.get_xdata()) == 1
+    assert legend_of(figure) == ["deceive", "comply", "best fit", "set of best fits", "infinite"]
+
+
+def two_parameters():
+    model = [[0.5, 0.5], [0.5, 0.5]]
+    return bn.Problem(model, [model, model], [[0.0, 1.0]] * 2, theta=[[0.0, 0.0], [0.0, 1.0]])
+
+
+def test_divergences_need_one_parameter():
+    with pytest.raises(ValueError, match="`problem` must have a one-dimensional theta"):
+        bn.plot.divergences(two_parameters())
+
+
+def test_best_fits_of_a_list_of_models():
+    problem = three_models(0.7, 0.6, 1.0)
+    figure = bn.plot.best_fit_curve(problem)
+    ax = figure.axes[0]
+    low = np.log(0.5 / 0.8) / np.log(0.2 / 0.8)
+    turns = [(rate - 0.4) / 0.3 for rate in (low, 1 - low)]  # below 0: theta = 1/5 never fits best
+    for line in ax.lines:
+        if len(line.get_xdata()) > 2:
+            s, theta = line.get_xydata()[np.isfinite(line.get_ydata())].T
+            between = (s[1:] != s[:-1]) & (theta[1:] == theta[:-1])
+            middle = 0.5 * (s[1:] + s[:-1])[between]
+            expected = np.where(middle < turns[0], 0.2, np.where(middle < turns[1], 0.5, 0.8))
+            np.testing.assert_allclose(theta[1:][between], expected, atol=1e-6)
+    jump = max(x for line in ax.lines for x in line.get_xdata() if x < 0.999)
+    assert jump == pytest.approx(turns[1], abs=1e-4)
+    names = legend_of(figure)
+    assert {"deceive better", "indifferent", "stable equilibrium"} <= set(names)
+    assert "comply better" not in names
+    assert_readable(figure)
+
+
+def test_a_pure_strategy_that_teaches_nothing_leaves_a_set_of_best_fits():
+    figure = bn.plot.best_fit_curve(silent_comply(0.3))
+    ax = figure.axes[0]
+    dots = {
+        float(line.get_xdata()[0]): line.get_markerfacecolor()
+        for line in ax.lines
+        if line.get_marker() == "o"
+    }
+    assert dots == {0.0: "white", 1.0: "black"}  # comply is not stable, deceive is
+    (bar,) = [line for line in ax.lines if line.get_linewidth() == 5]
+    np.testing.assert_allclose(bar.get_xydata(), [[0, 0.2], [0, 0.8]], atol=1e-6)
+    assert_readable(figure)
+
+
+@pytest.mark.slow
+def test_best_fits_of_a_family():
+    curves = bn.plot._play_curve(bn.scenarios.deception(p_detect=0.3, detect_upper=0.9), 0.0)
+    np.testing.assert_allclose(curves.theta, 0.3, atol=1e-3)
+    assert curves.play.min() > 0  # where there is a set, and no value
+    assert curves.play.max() == 1
+    assert np.all(curves.reply == 0)
+    ((s, tied),) = curves.open_sets
+    assert s == 0
+    np.testing.assert_allclose([tied.min(), tied.max()], [0, 0.9], atol=1e-6)
+
+
+def test_lower_envelope_of_random_lines():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        level, slope = rng.normal(size=(2, 6))
+        usable = rng.random(6) < 0.8
+        usable[0] = True
+        pieces = bn.plot._lower_envelope(level, slope, usable)
+        assert pieces[0][0] == 0
+        assert pieces[-1][1] == 1
+        for low, high, model in pieces:
+            for s in np.linspace(low, high, 5):
+                least = np.where(usable, level + s * slope, np.inf).min()
+                assert level[model] + s * slope[model] <= least + 1e-9
+
+
+def test_best_fit_curve_says_what_is_wrong():
+    with pytest.raises(ValueError, match="`problem` must have two actions; got 1"):
+        bn.plot.best_fit_curve(bn.scenarios.coin())
+    ax = Figure().add_subplot()
+    with pytest.raises(ValueError, match="`ax` must be left out"):
+        bn.plot.best_fit_curve(two_parameters(), ax=ax)
+
+
+@pytest.mark.slow
+def test_best_fits_in_two_dimensions():
+    figure = bn.plot.best_fit_curve(bn.scenarios.monopolist())
+    assert len(figure.axes) == 2
+    for panel, fit in zip(figure.axes, (40, 10 / 3), strict=True):
+        (dot,) = [line for line in panel.lines if line.get_marker() == "o"]
+        np.testing.assert_allclose(dot.get_xydata(), [[35 / 36, fit]], rtol=1e-3)
+    assert_readable(figure)
