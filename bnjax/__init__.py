@@ -29,6 +29,28 @@ from .problem import ReducedForm as ReducedForm
 if TYPE_CHECKING:
     from . import plot as plot
 
+__all__ = [
+    "Certainty",
+    "Certificate",
+    "Equilibria",
+    "Family",
+    "FamilyProblem",
+    "GaussianProblem",
+    "Phase",
+    "Problem",
+    "Rationalizable",
+    "ReducedForm",
+    "Stability",
+    "Witness",
+    "certify",
+    "equilibria",
+    "phase",
+    "phase_diagram",
+    "plot",
+    "rationalizable",
+    "scenarios",
+]
+
 __version__ = "0.1.0"
 
 

@@ -578,7 +578,10 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     """Progress on stderr: compiling until the first cells are there, then a bar."""
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}")
     console = Console(stderr=True)
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+    quiet = not console.is_terminal
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet
+    ) as bar:
         task = bar.add_task("compiling", total=None, cells="")
 
         def report(done: int, total: int) -> None:

@@ -51,7 +51,7 @@ class Family(eqx.Module):
     parameter_names : names for reports.
     """
 
-    function: Callable[..., Any]
+    function: Any
     lower: Float[Array, " parameters"]
     upper: Float[Array, " parameters"]
     identified: tuple[tuple[bool, ...], ...] | None = eqx.field(static=True)
@@ -89,9 +89,7 @@ class Family(eqx.Module):
                 )
         self.identified = identified
         self.unique_best_fit = bool(unique_best_fit)
-        self.parameter_names = as_names(
-            "parameter_names", parameter_names, self.dimension, "theta"
-        )
+        self.parameter_names = as_names("parameter_names", parameter_names, self.dimension, "theta")
 
     @property
     def dimension(self) -> int:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._check import as_float, as_names, as_safe, check_finite, check_shape, is_concrete
+from ._check import as_float, as_names, as_safe, check_shape, is_concrete
 from ._consequence import Categorical, Consequence, Gaussian
 from .family import Family
 
@@ -416,8 +416,9 @@ class FamilyProblem(AbstractProblem):
         models = jax.vmap(self.family.model)(self.family.nodes())
         if isinstance(self.consequence, Gaussian) and not isinstance(models, tuple):
             raise ValueError("`function` must return a pair (mean [A], sd [A]) for every theta.")
-        self.consequence.check_model("function(theta)", models)
-        _, ruled_out = jax.vmap(self.consequence.divergence)(models)
+        consequence: Any = self.consequence
+        consequence.check_model("function(theta)", models)
+        _, ruled_out = jax.vmap(consequence.divergence)(models)
         if bool(ruled_out.any(1).all()):
             raise ValueError(
                 "`function` must allow, for some theta between `lower` and `upper`, everything "
@@ -473,11 +474,12 @@ class FamilyProblem(AbstractProblem):
             return Problem(
                 truth.probs, models, truth.payoff, None, theta, self.safe, self.action_names
             )
-        truth = self.consequence
+        truth, (mean, sd) = self.consequence, models
         return GaussianProblem(
             truth.mean,
             truth.sd,
-            *models,
+            mean,
+            sd,
             truth.payoff_intercept,
             truth.payoff_slope,
             None,

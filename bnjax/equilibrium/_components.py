@@ -68,9 +68,7 @@ def components(
     lo, hi = jnp.concatenate([zero, lo, one]), jnp.concatenate([zero, hi, one])
     before = jnp.concatenate([ties.first[None], ties.before, ties.last[None]])
     after = jnp.concatenate([ties.first[None], ties.after, ties.last[None]])
-    valid = jnp.concatenate(
-        [(pure[1] & ~covers_zero)[None], inside, (pure[0] & ~covers_one)[None]]
-    )
+    valid = jnp.concatenate([(pure[1] & ~covers_zero)[None], inside, (pure[0] & ~covers_one)[None]])
     # Play of action 0 grows where it is the better reply (PLUS) and falls where it is not.
     held = ((lo <= 0) | (before == PLUS)) & ((hi >= 1) | (after == MINUS))
     stability = jnp.where(held, int(Stability.STABLE), int(Stability.UNSTABLE))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..problem import FamilyProblem
-from ._components import Components, Ties, components, rationalizable_pair
+from ._components import Ties, components, rationalizable_pair
 from ._continuum import Continuum
 from ._envelope import MINUS, PLUS, TIE
 from ._results import Equilibria, Rationalizable
@@ -100,7 +100,10 @@ def solve_continuous_pair(
     inner = jnp.linspace(0.0, 1.0, _SCAN, dtype=problem.family.lower.dtype)
     inner = inner.at[0].set(edge).at[-1].set(1 - edge)
     replies = jax.vmap(pair.mixed)(jnp.concatenate([inner, jnp.asarray([1, 0], inner.dtype)]))
-    scan, trembling = jax.tree.map(lambda x: x[:-2], replies), (_row(replies, -2), _row(replies, -1))
+    scan, trembling = (
+        jax.tree.map(lambda x: x[:-2], replies),
+        (_row(replies, -2), _row(replies, -1)),
+    )
     sides = pair.side(scan)
     ties, num_ties = _find_ties(pair, inner, scan, sides, max_equilibria)
     ends = pair.pure(0, trembling[0]), pair.pure(1, trembling[1])
@@ -179,7 +182,9 @@ def _find_ties(
     hi = jnp.where(ended, where[ending], 1.0)
     after = jnp.where(ended, right[ending], TIE)
     order = jnp.argsort(~opens, stable=True)[:max_ties]
-    ties = Ties(lo[order], hi[order], before[order], after[order], opens[order], sides[0], sides[-1])
+    ties = Ties(
+        lo[order], hi[order], before[order], after[order], opens[order], sides[0], sides[-1]
+    )
     # Too many changes count as too many ties.
     return ties, opens.sum() + jnp.where(changes.sum() > num, max_ties, 0)
 

@@ -13,7 +13,7 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
@@ -67,7 +67,7 @@ _NO_MIXED = -1
 
 def phase_diagram(
     scenario: Callable[..., AbstractProblem],
-    axes: Mapping[str, ArrayLike],
+    axes: Mapping[str, Any],
     *,
     exploration: ArrayLike = 0.0,
     fixed: Mapping[str, Any] | None = None,
@@ -149,7 +149,9 @@ def phase_diagram(
             check_exploration(end)
 
     static = {k: v for k, v in fixed.items() if not isinstance(v, (np.ndarray, jax.Array))}
-    plan = _Plan(scenario, tuple(grid), tuple(static.items()), max_equilibria, _mesh())
+    # Sorted, so that axes and arguments in another order are no new program.
+    names, static_items = tuple(sorted(grid)), tuple(sorted(static.items()))
+    plan = _Plan(scenario, names, static_items, max_equilibria, _mesh())
     # Traced from here on, hence judged here.
     tremble = check_exploration(exploration)
     tolerance = default_tolerance(tremble.dtype, tol_fit, tol_payoff)
@@ -159,7 +161,7 @@ def phase_diagram(
         None if tol_fit is None else tolerance.fit,
         None if tol_payoff is None else tolerance.payoff,
     )
-    cells, about = _run(plan, shared, list(grid.values()), progress)
+    cells, about = _run(plan, shared, grid, progress)
     attributes = {
         "scenario": getattr(scenario, "__name__", type(scenario).__name__),
         # One string, because attributes of a netCDF file are numbers and strings.
@@ -183,7 +185,7 @@ def phase_diagram(
 # What is asked for
 
 
-def _axis(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def _axis(name: str, values: Any) -> NDArray[np.float64]:
     """Return the values along one axis, or say what is wrong with them."""
     if name in _RESERVED:
         raise ValueError(
@@ -208,8 +210,6 @@ def _arguments(
     scenario: Callable[..., Any], grid: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Check names against the scenario's; return what is not on an axis, defaults included."""
-    if not callable(scenario):
-        raise ValueError(f"`scenario` must be a function that returns a problem; got {scenario!r}.")
     if not grid:
         raise ValueError("`axes` must name at least one axis; got none.")
     both = [name for name in grid if name in fixed]
@@ -302,7 +302,7 @@ class _Plan:
         nodes = problem.family.unit_nodes().shape[0]
         return max(16, min(self.share, 1 << (_BLOCK_NODES // nodes).bit_length() - 1))
 
-    def build(self, shared: _Shared, point: Float[Array, " axes"]) -> tuple[AbstractProblem, Array]:
+    def build(self, shared: _Shared, point: Float[Array, " axes"]) -> tuple[Any, Array]:
         """Problem and tremble at one point of the grid."""
         values = {name: point[i] for i, name in enumerate(self.names)}
         exploration = values.pop(EXPLORATION, shared.exploration)
@@ -362,7 +362,7 @@ def _solve_tile(
     cells, whether the problem of each makes sense, and what is common to them.
     """
 
-    def prepared(shared: _Shared, point: Array) -> tuple[AbstractProblem, Array, Tolerance]:
+    def prepared(shared: _Shared, point: Array) -> tuple[Any, Array, Tolerance]:
         problem, exploration = plan.build(shared, point)
         return problem, *prepare(
             problem, exploration, plan.max_equilibria, shared.tol_fit, shared.tol_payoff
@@ -448,11 +448,11 @@ def _solve_cell(
 def _run(
     plan: _Plan,
     shared: _Shared,
-    values: Sequence[NDArray[np.float64]],
+    grid: Mapping[str, NDArray[np.float64]],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, NDArray[Any]], _About]:
     """Solve all cells; the results have the shape of the grid, and what each cell adds."""
-    shape = tuple(len(axis) for axis in values)
+    shape = tuple(len(axis) for axis in grid.values())
     total = math.prod(shape)
     shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
     split = NamedSharding(plan.mesh, PartitionSpec("cells"))
@@ -460,7 +460,7 @@ def _run(
 
     def tiles() -> Iterator[tuple[slice, int, tuple[_Cell, Array, _About]]]:
         for start in range(0, total, plan.share * plan.num_devices):
-            points, where, each = _points(plan, values, start)
+            points, where, each = _points(plan, grid, start)
             counts = np.full(plan.num_devices, each, np.int32)
             inputs = jax.device_put((points, counts), split)
             yield where, each, _solve_tile(plan, shared, *inputs)
@@ -475,7 +475,8 @@ def _run(
         cells, valid, about = tile
         if where.start == 0 and not gather(valid).any():
             # Every cell is refused: with its numbers in sight, the scenario can say why.
-            plan.build(shared, jnp.asarray([axis[0] for axis in values], shared.exploration.dtype))
+            first = [grid[name][0] for name in plan.names]
+            plan.build(shared, jnp.asarray(first, shared.exploration.dtype))
         for name, array in cells._asdict().items():
             if array is not None:
                 if where.start == 0:
@@ -497,10 +498,10 @@ def _run(
 
 
 def _points(
-    plan: _Plan, values: Sequence[NDArray[np.float64]], start: int
+    plan: _Plan, grid: Mapping[str, NDArray[np.float64]], start: int
 ) -> tuple[NDArray[Any], slice, int]:
     """Coordinates of the tile that begins at a cell, which cells it holds, and each share."""
-    shape = tuple(len(axis) for axis in values)
+    shape = tuple(len(axis) for axis in grid.values())
     tile, total = plan.share * plan.num_devices, math.prod(shape)
     stop = min(start + tile, total)
     each = -(-(stop - start) // plan.num_devices)
@@ -508,7 +509,8 @@ def _points(
     order = np.arange(each * plan.num_devices).reshape(plan.num_devices, each)
     order = np.pad(order, ((0, 0), (0, plan.share - each)), mode="edge").reshape(-1)
     index = np.unravel_index(np.minimum(start + order, total - 1), shape)
-    points = np.stack([axis[i] for axis, i in zip(values, index, strict=True)], axis=-1)
+    where = dict(zip(grid, index, strict=True))
+    points = np.stack([grid[name][where[name]] for name in plan.names], axis=-1)
     return points.astype(jnp.result_type(float)), slice(start, stop), each
 
 

@@ -347,4 +347,3 @@ def _stack_vertices(faces: list[_Face], beliefs: _Beliefs) -> tuple[Array, Array
 
     play = jnp.concatenate([pad(face.play) for face in faces])
     return play, jnp.concatenate([pad(_covers(face, beliefs)) for face in faces])
-

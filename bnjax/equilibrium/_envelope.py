@@ -40,7 +40,7 @@ class Walk(NamedTuple):
 
     Every field may carry trailing batch dimensions. ``lo`` and ``hi`` [E] are the ends of
     each tie, ``before`` and ``after`` [E] the sides next to it (TIE at the ends of [0, 1]),
-    ``count`` how many there are (more than E: the rest were dropped), ``first`` and ``last``
+    ``num_ties`` how many there are (more than E: the rest were dropped), ``first`` and ``last``
     the sides next to s = 0 and s = 1, ``saw_plus`` and ``saw_minus`` whether action 0 and
     action 1 are best replies somewhere strictly between, ``finished`` whether the walk
     reached s = 1.
@@ -50,7 +50,7 @@ class Walk(NamedTuple):
     hi: Float[Array, "ties *batch"]
     before: Int[Array, "ties *batch"]
     after: Int[Array, "ties *batch"]
-    count: Int[Array, "*batch"]
+    num_ties: Int[Array, "*batch"]
     first: Int[Array, "*batch"]
     last: Int[Array, "*batch"]
     saw_plus: Bool[Array, "*batch"]
@@ -108,7 +108,7 @@ def _walk_lanes(tol_s: float, max_ties: int):
 
     @jax.custom_batching.custom_vmap
     def call(*args):
-        return _in_blocks(lambda *block: _walk_block(*block, tol_s, max_ties), args)
+        return _in_blocks(lambda *block: _walk_block(*block, tol_s=tol_s, max_ties=max_ties), args)
 
     @call.def_vmap
     def rule(axis_size, in_batched, *args):
@@ -365,7 +365,7 @@ def _walk_block(level, slope, plus, minus, tol, tol_s, max_ties) -> Walk:
         hi=ties[1],
         before=ties[2].astype(jnp.int32),
         after=ties[3].astype(jnp.int32),
-        count=notes >> _COUNT_AT,
+        num_ties=notes >> _COUNT_AT,
         first=first,
         last=_read(notes, _LAST_AT),
         saw_plus=notes >> _SAW_PLUS_AT & 1 > 0,

@@ -146,7 +146,9 @@ def phase(
     """
     exploration, tolerance = prepare(problem, exploration, _ROWS, tol_fit, tol_payoff)
     require_safe(problem)
-    return _solve(problem, exploration, _ROWS, tolerance)[2]
+    code = _solve(problem, exploration, _ROWS, tolerance)[2]
+    assert code is not None
+    return code
 
 
 def require_safe(problem: AbstractProblem) -> None:

@@ -139,7 +139,7 @@ class Rationalizable(eqx.Module):
 
 
 def _is_one(array: Array, ndim: int) -> bool:
-    return not hasattr(array, "aval") or array.ndim == ndim and not _traced(array)
+    return not hasattr(array, "aval") or (array.ndim == ndim and not _traced(array))
 
 
 def _traced(array: Array) -> bool:
@@ -156,4 +156,3 @@ def _require_one(name: str, array: Array, ndim: int) -> None:
             f"a summary is of one problem; this {name} holds a batch of {_batch(array, ndim)}: "
             "index it first, for example with `jax.tree.map(lambda x: x[0], result)`."
         )
-

@@ -38,7 +38,7 @@ def solve_two_actions(
     met = _walk_play(reduced, favours, max_equilibria, tolerance)
     optimal = _optimal_when_pure(reduced, favours, tolerance)
     pure = jnp.diagonal(optimal)
-    listed = jnp.arange(max_equilibria, dtype=jnp.int32) < met.count
+    listed = jnp.arange(max_equilibria, dtype=jnp.int32) < met.num_ties
     ties = Ties(met.lo, met.hi, met.before, met.after, listed, met.first, met.last)
     rows = components(ties, pure, max_equilibria, tolerance)
     rows, belief = jax.vmap(lambda row: _polish(reduced, gain, favours, row, tolerance))(
@@ -63,7 +63,7 @@ def solve_two_actions(
         residual=jnp.where(rows.valid, left_over, 0.0),
         valid=rows.valid,
         pure=pure,
-        complete=met.finished & (rows.num[0] <= max_equilibria) & (met.count <= max_equilibria),
+        complete=met.finished & (rows.num[0] <= max_equilibria) & (met.num_ties <= max_equilibria),
         tol_fit=tolerance.fit,
         tol_payoff=tolerance.payoff,
     )

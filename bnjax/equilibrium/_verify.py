@@ -18,9 +18,7 @@ def payoff_range(reduced: ReducedForm) -> Float[Array, ""]:
     return high - low
 
 
-def admissible(
-    reduced: ReducedForm, strategy: Float[Array, " actions"]
-) -> Bool[Array, " models"]:
+def admissible(reduced: ReducedForm, strategy: Float[Array, " actions"]) -> Bool[Array, " models"]:
     """Supported models that what is played does not refute."""
     return reduced.support & ~(reduced.ruled_out & (strategy > 0)).any(1)
 

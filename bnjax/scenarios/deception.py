@@ -67,7 +67,8 @@ def deception(
         finite.
     """
     p_detect = probability("p_detect", p_detect)
-    lower, upper = probability("detect_lower", detect_lower), probability("detect_upper", detect_upper)
+    lower = probability("detect_lower", detect_lower)
+    upper = probability("detect_upper", detect_upper)
     if is_concrete(lower, upper) and float(lower) > float(upper):
         raise ValueError(
             f"`detect_lower` must not exceed `detect_upper`; got {float(lower):g} and "
@@ -78,7 +79,5 @@ def deception(
     zero, one = jnp.zeros_like(p_detect), jnp.ones_like(p_detect)
     probs = jnp.stack([jnp.stack([1 - p_detect, p_detect, zero]), jnp.stack([zero, zero, one])])
     payoff = jnp.stack([jnp.stack([gain, -penalty, zero]), jnp.stack([zero, zero, honest])])
-    family = Family(
-        _detection, lower[None], upper[None], [[True], [False]], True, ("detection",)
-    )
+    family = Family(_detection, lower[None], upper[None], [[True], [False]], True, ("detection",))
     return FamilyProblem(Categorical(probs, payoff), family, [False, True], ("deceive", "comply"))

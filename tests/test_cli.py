@@ -1,0 +1,293 @@
+"""The command: what it prints and writes, and how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+
+import bnjax as bn
+from bnjax.cli import main
+
+ROOT = Path(__file__).parent.parent
+AXES = ["--x", "p_sycophantic=0.05:0.95:6", "--y", "p_honest=0.1:0.9:5"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_process_settings(tmp_path_factory):
+    """Start JAX before the command can set devices, and keep its cache out of the user's."""
+    jax.devices()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def run(*args, width=100):
+    return CliRunner(env={"COLUMNS": str(width)}).invoke(main, list(map(str, args)))
+
+
+def succeed(*args, width=100):
+    result = run(*args, width=width)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fail(*args):
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def start(*args, **environment):
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "bnjax", *map(str, args)],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "80"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# bnjax scenarios
+
+
+def test_scenarios_lists_every_parameter_with_its_meaning():
+    text = " ".join(succeed("scenarios", width=200).split())
+    for name in bn.scenarios.__all__:
+        assert name in text
+    assert "p_honest = 0.6 true probability of approval after an honest answer." in text
+    assert "detect_lower = 0 bounds of the detection probabilities" in text
+    assert "num_efforts = 101 number of efforts A (fixed: it sets the shape" in text
+    assert "sycophantic, honest (safe: honest)" in text
+    assert "price 2, price 10 (none called safe)" in text
+    assert "and 91 more" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_scenarios_fits_its_terminal(width):
+    assert max(map(len, succeed("scenarios", width=width).splitlines())) <= width
+
+
+# bnjax solve
+
+SOLVE = ["solve", "sycophancy", "p_honest=0.3", "p_sycophantic=0.4", "--exploration", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def report():
+    def refuse(name):
+        raise AssertionError(f"not JSON: {name}")
+
+    text = succeed(*SOLVE, "--json", "--certify", "--grid", "5")
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_says_what_was_asked(report):
+    assert report["scenario"] == "sycophancy"
+    assert report["parameters"] == {"p_sycophantic": 0.4, "p_honest": 0.3, "width": 0.0}
+    assert report["exploration"] == 0.1
+    assert report["precision"] == "float64"
+    assert report["actions"] == {"sycophantic": {"safe": False}, "honest": {"safe": True}}
+    assert report["tol_fit"] == 1e-12
+
+
+def test_json_holds_the_solution(report):
+    assert report["phase"] == "OSCILLATORY"
+    assert report["rationalizable"] == {"sycophantic": "IN", "honest": "IN"}
+    assert report["complete"] is True
+    (mixed,) = report["equilibria"]
+    assert mixed["kind"] == "mixed"
+    assert mixed["stability"] == "STABLE"
+    assert mixed["absorbing"] is False
+    # In the realised play 2/3 the best fit is 1/2; intended is what trembles to that.
+    assert mixed["realised"]["sycophantic"] == pytest.approx(2 / 3, abs=1e-6)
+    assert mixed["strategy"]["sycophantic"] == pytest.approx((2 / 3 - 0.05) / 0.9, abs=1e-6)
+    assert mixed["best_fit"] == {"theta_sycophantic": pytest.approx(0.5, abs=1e-6)}
+    assert sum(atom["weight"] for atom in mixed["belief"]) == pytest.approx(1)
+
+
+def test_json_holds_the_certificate(report):
+    certificate = report["certificate"]
+    assert certificate["models"] == 5
+    assert certificate["rationalizable"] == {"sycophantic": "IN", "honest": "IN"}
+    assert set(certificate["witnesses"]) == {"sycophantic", "honest"}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_their_terminal(width):
+    text = succeed(*SOLVE, "--certify", "--grid", "5", width=width)
+    assert max(map(len, text.splitlines())) <= width
+    for words in ("OSCILLATORY", "0.685185", "0.666667", "stable", "IN", "grid of 5 points"):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["solve", "flattery"], "unknown scenario `flattery`; there are: coin, deception, "),
+        (["solve"], "Missing argument 'SCENARIO'."),
+        (["solve", "coin", "q=1"], "unknown parameter `q` of coin; it has: p_heads"),
+        (["solve", "coin", "exploration=1"], "for exploration use --exploration"),
+        (["solve", "coin", "p_heads"], "a parameter must be NAME=VALUE; got `p_heads`"),
+        (["solve", "coin", "p_heads=x"], "`p_heads` must be a finite number; got `x`"),
+        (["solve", "coin", "p_heads=nan"], "`p_heads` must be a finite number; got `nan`"),
+        (["solve", "coin", "p_heads=0", "p_heads=1"], "`p_heads` is given twice"),
+        (["solve", "coin", "p_heads=2"], "`p_heads` must be a probability in [0, 1]; got 2."),
+        (["solve", "overconfidence", "num_efforts=2.5"], "`num_efforts` must be a whole number"),
+        (["solve", "coin", "--exploration", "x"], "Invalid value for '--exploration'"),
+        (["solve", "sycophancy", "--exploration", "2"], "`exploration` must be a probability"),
+        (["solve", "coin", "--grid", "5"], "`--grid` is for `--certify`"),
+        (["solve", "coin", "--certify", "--grid", "1"], "Invalid value for '--grid'"),
+        (["solve", "coin", "--nonsense"], "No such option"),
+        (["nonsense"], "No such command 'nonsense'."),
+    ],
+)
+def test_solve_refuses(args, message):
+    assert message in fail(*args)
+
+
+# bnjax phase-diagram
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    out = tmp_path_factory.mktemp("drawn") / "deep" / "folder"
+    text = succeed("phase-diagram", "sycophancy", *AXES, "--out", out, width=80)
+    return out, text
+
+
+def test_data_is_what_the_library_returns(drawn):
+    out, _ = drawn
+    axes = {"p_sycophantic": np.linspace(0.05, 0.95, 6), "p_honest": np.linspace(0.1, 0.9, 5)}
+    with xr.open_dataset(out / "phase_diagram.nc") as stored:
+        expected = bn.phase_diagram(bn.scenarios.sycophancy, axes)
+        xr.testing.assert_equal(stored.load(), expected)
+        assert stored.phase.dims == ("p_sycophantic", "p_honest")
+        assert stored.attrs.keys() == expected.attrs.keys()
+        assert stored.pure.dtype == bool
+        assert stored.phase.attrs["flag_meanings"].split() == [code.name for code in bn.Phase]
+
+
+def test_diagram_has_the_four_regimes(drawn):
+    with xr.open_dataset(drawn[0] / "phase_diagram.nc") as stored:
+        phases = stored.load()
+    p, q = xr.broadcast(phases.p_sycophantic, phases.p_honest)
+    assert ((p > 0.5) | (p < 0.5)).all()
+    both = xr.where(p > 0.5, bn.Phase.MULTISTABLE, bn.Phase.SAFE)
+    neither = xr.where(p > 0.5, bn.Phase.UNSAFE, bn.Phase.OSCILLATORY)
+    off = abs(q - 0.5) > 1e-6
+    expected = xr.where(q > 0.5, both, neither)
+    assert (phases.phase == expected).where(off, True).all()
+    mixture = (0.5 - q) / (1 - p - q)
+    inside = ((p > 0.5) == (q > 0.5)) & off
+    close = abs(phases.mixed_strategy.sel(action="sycophantic") - mixture) < 1e-3
+    assert close.where(inside, True).all()
+
+
+def test_pictures_and_paths(drawn):
+    out, text = drawn
+    assert (out / "phase_diagram.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(path.name for path in out.iterdir()) == ["phase_diagram.nc", "phase_diagram.png"]
+    for name in ("phase_diagram.nc", "phase_diagram.png"):
+        assert f"wrote {out / name}\n" in text
+    assert "p_sycophantic (6) x p_honest (5)" in text
+    assert "30.0%" in text  # OSCILLATORY: 9 of 30
+    assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith("wrote"))
+
+
+def test_overwrites_only_by_force(drawn):
+    out, _ = drawn
+    before = (out / "phase_diagram.nc").stat().st_mtime_ns
+    message = fail("phase-diagram", "sycophancy", *AXES, "--out", out)
+    assert message == f"error: {out}/phase_diagram.nc exists; pass --force to overwrite it\n"
+    assert (out / "phase_diagram.nc").stat().st_mtime_ns == before
+    succeed("phase-diagram", "sycophancy", *AXES, "--out", out, "--force", "--no-boundaries")
+    assert (out / "phase_diagram.nc").stat().st_mtime_ns > before
+
+
+def test_zarr(tmp_path):
+    pytest.importorskip("zarr")
+    for force in ([], ["--force"]):
+        succeed("phase-diagram", "sycophancy", *AXES, "--out", tmp_path, "--format", "zarr", *force)
+        with xr.open_zarr(tmp_path / "phase_diagram.zarr") as stored:
+            assert stored.phase.shape == (6, 5)
+            assert stored.action.values.tolist() == ["sycophantic", "honest"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["flattery", "--out", "o"], "unknown scenario `flattery`; there are: coin, deception, "),
+        (["sycophancy"], "Missing option '--out'."),
+        (["sycophancy", "--out", "o", "q=1"], "unknown parameter `q` of sycophancy; it has: p_"),
+        (["sycophancy", "--out", "o", "--x", "q=0:1:5"], "unknown parameter `q` of sycophancy"),
+        (["sycophancy", "--out", "o", "--x", "p_honest"], "an axis must be NAME=LOW:HIGH:N; got"),
+        (["sycophancy", "--out", "o", "--x", "p_honest=0:1"], "an axis must be NAME=LOW:HIGH:N"),
+        (["sycophancy", "--out", "o", "--x", "width=0:b:5"], "`width` must be a finite number"),
+        (["sycophancy", "--out", "o", "--x", "width=1:0:5"], "must run upwards; got 1 to 0"),
+        (["sycophancy", "--out", "o", "--x", "width=0:1:1"], "at least 2; got `1`"),
+        (["sycophancy", "--out", "o", "--x", "width=0:1:2.5"], "at least 2; got `2.5`"),
+        (["sycophancy", "--out", "o", "--x", "p_honest=0:1:5"], "`p_honest` is on both axes"),
+        (
+            ["sycophancy", "--out", "o", "--x", "width=0:1:5", "width=1"],
+            "`width` is both an axis and fixed",
+        ),
+        (["monopolist", "--out", "o"], "monopolist needs an axis: --x NAME=LOW:HIGH:N"),
+        (["monopolist", "--out", "o", "--x", "demand_low=1:2:3"], "monopolist has no phases"),
+        (["sycophancy", "--out", "o", "--format", "csv"], "Invalid value for '--format'"),
+        (
+            ["sycophancy", "--out", "o", "--exploration", "0.1", "--x", "exploration=0:1:3"],
+            "`exploration` must be given once",
+        ),
+    ],
+)
+def test_phase_diagram_refuses(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in fail("phase-diagram", *args)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The process.
+
+
+def test_errors_are_one_line_with_status_2():
+    done = start("solve", "coin", "p_tails=1")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: unknown parameter `p_tails` of coin; it has: p_heads\n"
+
+
+def test_settings_are_made_in_the_process(tmp_path):
+    code = """
+import os, jax, bnjax.cli as cli
+with cli._settings(x64=True):
+    assert jax.device_count("cpu") == len(os.sched_getaffinity(0))
+    assert jax.numpy.ones(()).dtype == "float64"
+    cache = os.path.join(os.environ["XDG_CACHE_HOME"], "bnjax", "jax")
+    assert jax.config.jax_compilation_cache_dir == cache
+assert jax.config.jax_compilation_cache_dir is None
+assert jax.numpy.ones(()).dtype == "float32"
+"""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+
+
+def test_help():
+    assert "scenarios" in succeed("--help")
+    assert "Usage" in succeed()
+    text = " ".join(succeed("phase-diagram", "--help").split())
+    assert "JAX_COMPILATION_CACHE_DIR" in text
+    assert "every processor core" in text
+    assert bn.__version__ in succeed("--version")
