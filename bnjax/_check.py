@@ -106,7 +106,7 @@ def as_names(name: str, names: Sequence[str] | None, size: int, prefix: str) -> 
     return names
 
 
-def as_safe(safe: ArrayLike | Sequence[bool] | None, num_actions: int) -> Array | None:
+def as_safe(safe: Any, num_actions: int) -> Array | None:
     """Return the safe mask as booleans, one an action."""
     if safe is None:
         return None

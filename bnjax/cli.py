@@ -218,7 +218,7 @@ def solve(
             },
             "phase": None if code is None else code.name,
             "equilibria": [
-                _equilibrium(problem, found, row) for row in np.flatnonzero(found.valid)
+                _equilibrium(problem, found, row) for row in np.flatnonzero(found.valid).tolist()
             ],
             "complete": bool(found.complete),
             "rationalizable": _certainties(problem, possible.certainty),
@@ -232,7 +232,7 @@ def solve(
         _print_report(report)
 
 
-def _equilibrium(problem: AbstractProblem, found: Equilibria, row: Any) -> dict[str, Any]:
+def _equilibrium(problem: AbstractProblem, found: Equilibria, row: int) -> dict[str, Any]:
     """One equilibrium in words and numbers."""
     start, end = np.asarray(found.strategy[row]), np.asarray(found.strategy_end[row])
     mixed = "mixed" if (start == end).all() else "continuum"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from bnjax.equilibrium import _certify
+from bnjax.equilibrium import _certify_exact, _certify_search
 from bnjax.equilibrium._certify import Certificate, certify
 from bnjax.equilibrium._codes import Certainty
 from bnjax.problem import Problem
@@ -394,7 +394,7 @@ def test_a_certificate_that_leans_on_an_excluded_action_fails():
     """Play of c would justify b, but c itself is not rationalizable."""
     problem = Reduced([[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]], [[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
     certificate = certify(problem)
-    leaning = _certify.Witness(
+    leaning = _certify_exact.Witness(
         1, (Fraction(0), Fraction(0), Fraction(1)), (Fraction(0), Fraction(1))
     )
     assert leaning.check(problem)
@@ -417,7 +417,7 @@ def test_a_silent_solver_leaves_actions_undecided(monkeypatch):
         safe=[True, True, False],
     )
     assert certify(problem).safe is False
-    monkeypatch.setattr(_certify._Program, "propose", lambda self: UNDECIDED)
+    monkeypatch.setattr(_certify_search._Program, "propose", lambda self: UNDECIDED)
     certificate = certify(problem)
     assert certificate.status.tolist() == [IN, IN, UNDECIDED]
     assert certificate.mask.all()
@@ -430,7 +430,7 @@ def test_a_silent_solver_leaves_actions_undecided(monkeypatch):
 def test_few_cuts_never_make_a_wrong_claim(monkeypatch, seed):
     problem = mixed_fits(np.random.default_rng(seed), 3, 6, 1e-8)
     everything = certify(problem)
-    monkeypatch.setattr(_certify, "MAX_CUTS", 1)
+    monkeypatch.setattr(_certify_search, "MAX_CUTS", 1)
     hurried = certify(problem)
     assert hurried.check(problem)
     assert set(np.flatnonzero(hurried.status == IN)) <= set(np.flatnonzero(everything.mask))
@@ -445,7 +445,7 @@ def test_integer_programs_against_scipy(seed):
         rows = rng.integers(-2, 3, size=(int(rng.integers(1, 8)), size))
         bounds = rng.integers(0, 2, size=len(rows)) * rng.integers(0, 2)
         objective = rng.integers(-3, 4, size=size)
-        ours = _certify._maximise(
+        ours = _certify_exact.maximise(
             objective.tolist(), rows.astype(object), bounds.tolist(), [1] * size
         )
         theirs = linprog(-objective, A_ub=rows, b_ub=bounds, A_eq=np.ones((1, size)), b_eq=[1])

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 import bnjax as bn
 from bnjax.equilibrium import _diagram
@@ -49,12 +50,11 @@ def diagram():
     return bn.phase_diagram(line, AXES)
 
 
-def cellwise(axes):
+def cellwise(axes, exploration=0.0):
     """The same phases by a Python loop over the cells."""
     phases = np.empty([len(values) for values in axes.values()], int)
     for index in np.ndindex(*phases.shape):
         point = {name: float(axes[name][i]) for name, i in zip(axes, index, strict=True)}
-        exploration = point.pop("exploration", 0.0)
         phases[index] = bn.phase(plain_line(**point), exploration)
     return phases
 
@@ -86,7 +86,7 @@ def test_equal_to_a_loop_over_cells(diagram):
 
 def test_equal_to_equilibria_of_a_cell(diagram):
     for i, j in [(0, 0), (6, 3), (6, 0), (2, 1)]:
-        problem = plain_line(SHARES[i], OTHERS[j])
+        problem = plain_line(float(SHARES[i]), float(OTHERS[j]))
         found = bn.equilibria(problem)
         possible = bn.rationalizable(problem)
         cell = diagram.isel(share=i, other=j)
@@ -129,27 +129,44 @@ def test_variables_describe_themselves(diagram):
     assert all(diagram[name].dtype.itemsize == 1 for name in small)
 
 
-def test_three_axes_of_which_one_is_exploration():
-    axes = {"other": OTHERS[:3], "exploration": np.asarray([0.0, 0.3]), "share": SHARES}
-    result = bn.phase_diagram(plain_line, axes)
+def test_exploration(diagram):
+    axes = {"other": OTHERS[:3], "share": SHARES}
+    result = bn.phase_diagram(line, axes, exploration=0.3)
+    assert result.attrs["exploration"] == pytest.approx(0.3)
+    np.testing.assert_array_equal(result.phase, cellwise(axes, 0.3))
+
+
+def test_every_cell_is_where_its_coordinates_say(monkeypatch):
+    monkeypatch.setattr(_diagram, "solve", echo)
+    axes = {"other": OTHERS, "exploration": np.linspace(0, 1, 5), "share": np.linspace(0, 1, 307)}
+    result = bn.phase_diagram(echoed, axes, fixed={"bonus": 0.5})
+    assert result.sizes["share"] * result.sizes["other"] * 5 > _diagram._SHARE_CPU
     assert result.phase.dims == ("other", "exploration", "share")
-    assert result.phase.shape == (3, 2, 7)
-    np.testing.assert_array_equal(result.phase, cellwise(axes))
+    assert result.mixed_strategy.shape == (4, 5, 307, 2)
     assert "exploration" not in result.attrs
-    # Whether the tremble is an axis or not is all the same.
-    plane = bn.phase_diagram(line, {"other": OTHERS[:3], "share": SHARES}, exploration=0.3)
-    assert plane.attrs["exploration"] == pytest.approx(0.3)
-    np.testing.assert_array_equal(plane.phase, result.phase.sel(exploration=0.3))
+    for found, axis in [
+        (result.mixed_strategy.sel(action="flatter"), result.share),
+        (result.mixed_strategy.sel(action="tell"), result.other),
+        (result.mixed_best_fit.isel(parameter=0), result.exploration),
+    ]:
+        np.testing.assert_allclose(*xr.broadcast(found, axis), atol=1e-6)
 
 
-def trivial_solve(problem, exploration, max_equilibria, tolerance):
-    """Stands in for a solver whose compilation takes longer than all the rest of a test."""
-    num, dtype = problem.num_actions, problem.objective_payoffs().dtype
-    zeros = jnp.zeros((max_equilibria, num), dtype)
+def echoed(share, other, bonus):
+    return plain_line(share, other, bonus)
+
+
+def echo(problem, exploration, max_equilibria, tolerance):
+    """Give back the numbers that it was given, and compile in no time."""
+    num = problem.num_actions
+    dimension = _diagram._parameter_names(problem)
+    rows = (max_equilibria, 1)
+    strategy = jnp.tile(problem.consequence.probs[:, 1], rows)
+    fit = jnp.full((max_equilibria, len(dimension)), exploration)
     none = jnp.zeros(max_equilibria, bool)
     found = bn.Equilibria(
-        *(zeros, zeros, zeros, None, None, None, zeros[:, :1], none, none.astype(jnp.int32)),
-        *(none, zeros[:, 0], none, jnp.zeros(num, bool), jnp.ones((), bool)),
+        *(strategy, strategy, strategy, None, None, None, fit, none, none.astype(jnp.int32)),
+        *(none, strategy[:, 0], ~none, jnp.zeros(num, bool), jnp.ones((), bool)),
         *(tolerance.fit, tolerance.payoff),
     )
     certainty = jnp.ones(num, jnp.int32)
@@ -162,7 +179,7 @@ def unjudged(share):
 
 
 def test_without_a_safe_mask_there_is_no_phase(diagram, monkeypatch, x64):
-    monkeypatch.setattr(_diagram, "solve", trivial_solve)
+    monkeypatch.setattr(_diagram, "solve", echo)
     result = bn.phase_diagram(unjudged, {"share": SHARES})
     assert set(result.data_vars) == set(diagram.data_vars) - {"phase"}
     assert result.mixed_strategy.dtype == np.float64
@@ -171,7 +188,7 @@ def test_without_a_safe_mask_there_is_no_phase(diagram, monkeypatch, x64):
 
 
 def test_fixed_python_scalars_stay_what_they_are(monkeypatch):
-    monkeypatch.setattr(_diagram, "solve", trivial_solve)
+    monkeypatch.setattr(_diagram, "solve", echo)
     # Width 0 leaves a single parameter, but only where it is known to be 0.
     for width, num_parameters in [(0, 1), (jnp.asarray(0.0), 2)]:
         result = bn.phase_diagram(
@@ -290,14 +307,9 @@ def test_a_missing_argument_is_named():
 
 
 def test_keyword_arguments_of_any_name_are_accepted(monkeypatch):
-    monkeypatch.setattr(_diagram, "solve", trivial_solve)
+    monkeypatch.setattr(_diagram, "solve", echo)
     result = bn.phase_diagram(lambda **rates: plain_line(rates["a"], 0.3), {"a": [0.7]})
     assert result.phase.dims == ("a",)
-
-
-def test_what_is_no_problem_is_refused():
-    with pytest.raises(ValueError, match="`problem` must be a bnjax problem; got"):
-        bn.phase_diagram(lambda share: share, {"share": [0.5]})
 
 
 def test_a_scenario_that_refuses_every_cell_says_why():

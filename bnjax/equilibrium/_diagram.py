@@ -153,7 +153,7 @@ def phase_diagram(
     names, static_items = tuple(sorted(grid)), tuple(sorted(static.items()))
     plan = _Plan(scenario, names, static_items, max_equilibria, _mesh())
     # Traced from here on, hence judged here.
-    tremble = check_exploration(exploration)
+    tremble = check_exploration(exploration).astype(jnp.result_type(float))
     tolerance = default_tolerance(tremble.dtype, tol_fit, tol_payoff)
     shared = _Shared(
         {name: jnp.asarray(value) for name, value in fixed.items() if name not in static},

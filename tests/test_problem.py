@@ -1,0 +1,153 @@
+"""Problems: reduced forms from the definitions, and errors that say what is wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bnjax as bn
+from tests.oracles import random_problems
+
+GOOD = dict(
+    probs=[[0.5, 0.5], [0.2, 0.8]],
+    model_probs=[[[0.6, 0.4], [0.2, 0.8]], [[0.1, 0.9], [0.9, 0.1]]],
+    payoff=[[0.0, 1.0], [0.0, 1.0]],
+)
+GAUSSIAN = dict(
+    mean=[0.0, 1.0],
+    sd=[1.0, 2.0],
+    model_mean=[[0.5, 1.0], [0.0, 0.0]],
+    model_sd=[[1.0, 1.0], [2.0, 2.0]],
+    payoff_intercept=[0.0, 0.0],
+    payoff_slope=[1.0, 1.0],
+)
+
+
+@pytest.mark.parametrize("kind", random_problems.KINDS)
+def test_reduced_form_follows_the_definitions(kind):
+    with jax.enable_x64(True):
+        arrays = random_problems.random_problem(3, kind)
+        want = random_problems.reduced_form(arrays)
+        problem = bn.Problem(**arrays)
+        found = problem.reduced_form()
+        for name, value in want.items():
+            np.testing.assert_allclose(getattr(found, name), value, atol=1e-12)
+        np.testing.assert_allclose(
+            problem.objective_payoffs(), (arrays["probs"] * arrays["payoff"]).sum(-1)
+        )
+
+
+def test_gaussian_divergence_against_quadrature():
+    with jax.enable_x64(True):
+        problem = bn.GaussianProblem(**GAUSSIAN)
+        y = np.linspace(-30, 30, 200_001)
+
+        def density(mean, sd):
+            return np.exp(-0.5 * ((y - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
+
+        for m in range(2):
+            for a in range(2):
+                p = density(GAUSSIAN["mean"][a], GAUSSIAN["sd"][a])
+                q = density(GAUSSIAN["model_mean"][m][a], GAUSSIAN["model_sd"][m][a])
+                use = (p > 1e-300) & (q > 1e-300)
+                want = np.sum(p[use] * np.log(p[use] / q[use])) * (y[1] - y[0])
+                np.testing.assert_allclose(problem.kl_matrix()[m, a], want, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(problem.subjective_payoffs(), GAUSSIAN["model_mean"])
+
+
+def test_exploration_is_linear_on_divergences_and_spreads_refutation():
+    problem = bn.Problem(
+        [[0.5, 0.5], [0.5, 0.5]],
+        [[[0.5, 0.5], [1.0, 0.0]], [[0.25, 0.75], [0.5, 0.5]]],
+        [[0.0, 1.0], [0.0, 1.0]],
+    )
+    reduced = problem.reduced_form()
+    still = reduced.explored(jnp.asarray(0.0))
+    np.testing.assert_array_equal(still.kl, reduced.kl)
+    np.testing.assert_array_equal(still.ruled_out, [[False, True], [False, False]])
+    moved = reduced.explored(jnp.asarray(0.1))
+    np.testing.assert_array_equal(moved.ruled_out, [[True, True], [False, False]])
+    kl = np.asarray(reduced.kl)[1]
+    np.testing.assert_allclose(moved.kl[1], 0.9 * kl + 0.1 * kl.mean(), rtol=1e-6)
+
+
+def replaced(**changes):
+    return lambda: bn.Problem(**{**GOOD, **changes})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (replaced(probs=[[0.5, 0.6], [0.2, 0.8]]), "`probs` must sum to one.*1.1"),
+        (replaced(probs=[[1.5, -0.5], [0.2, 0.8]]), "`probs` must hold probabilities.*-0.5"),
+        (replaced(model_probs=[[[0.6, 0.4]]]), "`model_probs` must have shape"),
+        (replaced(payoff=[[0.0, np.nan], [0.0, 1.0]]), r"`payoff` must be finite.*\(0, 1\)"),
+        (replaced(payoff=[[0.0, 1.0]]), "`payoff` must have shape"),
+        (replaced(log_prior=[-np.inf, -np.inf]), "`log_prior` must have a non-empty support"),
+        (replaced(log_prior=[0.0]), "`log_prior` must have shape"),
+        (replaced(log_prior=[0.0, np.nan]), "`log_prior` must hold finite log-weights"),
+        (
+            replaced(model_probs=[[[1.0, 0.0], [0.2, 0.8]], [[0.1, 0.9], [1.0, 0.0]]]),
+            "`log_prior` must support at least one model that allows everything",
+        ),
+        (replaced(safe=[True]), "`safe` must be a boolean mask of length 2"),
+        (replaced(safe=[0, 1]), "`safe` must be a boolean mask"),
+        (replaced(theta=[1.0, 2.0, 3.0]), "`theta` must have shape"),
+        (replaced(action_names=["a", "a"]), "`action_names` must be 2 distinct names"),
+        (replaced(probs="x"), "`probs` must be an array of numbers"),
+        (lambda: bn.GaussianProblem(**{**GAUSSIAN, "sd": [1.0, 0.0]}), "`sd` must be positive"),
+        (lambda: bn.GaussianProblem(**{**GAUSSIAN, "mean": [0.0]}), "`sd` must have shape"),
+        (lambda: bn.phase(bn.Problem(**GOOD)), "`problem.safe` must be given"),
+        (lambda: bn.equilibria(bn.Problem(**GOOD), 1.5), "`exploration` must be a probability"),
+        (lambda: bn.equilibria(bn.Problem(**GOOD), max_equilibria=0), "`max_equilibria`"),
+        (lambda: bn.equilibria(bn.Problem(**GOOD), tol_fit=-1.0), "`tol_fit` must be"),
+        (lambda: bn.certify(bn.scenarios.sycophancy()), "discretize"),
+    ],
+)
+def test_bad_input_names_the_argument_and_what_it_wants(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def affine(theta):
+    rate = theta[0]
+    return jnp.stack([jnp.stack([1 - rate, rate]), jnp.stack([rate, 1 - rate])])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(lower=[1.0], upper=[0.0]), "`lower` must not exceed `upper`"),
+        (dict(upper=[1.0, 2.0]), "`upper` must have shape"),
+        (dict(identified=[[True]]), "`identified` must have one row for each"),
+        (dict(identified=[[True, True], [True, True]]), "`identified` must have 1 booleans"),
+        (dict(function=lambda theta: 2 * affine(theta)), r"`function\(theta\)` must sum to one"),
+        (dict(lower=[0.0], upper=[0.0]), "`function` must allow"),
+    ],
+)
+def test_bad_families_are_refused(changes, message):
+    args = dict(function=affine, lower=[0.0], upper=[1.0])
+    args |= dict(probs=[[0.5, 0.5], [0.5, 0.5]], payoff=[[0.0, 1.0], [0.0, 1.0]])
+    args |= changes
+    function, lower, upper = args.pop("function"), args.pop("lower"), args.pop("upper")
+    with pytest.raises(ValueError, match=message):
+        bn.Problem.from_family(function, lower, upper, **args)
+
+
+def test_a_grid_of_a_family_is_a_finite_problem():
+    problem = bn.scenarios.sycophancy(0.7, 0.6).discretize(5)
+    np.testing.assert_allclose(problem.theta[:, 0], [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(problem.model_probs[1], [[0.75, 0.25], [0.25, 0.75]])
+    assert problem.action_names == ("sycophantic", "honest")
+
+
+def test_results_read_well():
+    problem = bn.scenarios.sycophancy(0.7, 0.6)
+    found, possible = bn.equilibria(problem), bn.rationalizable(problem)
+    assert repr(found) == "Equilibria(3 found, complete=True)"
+    assert repr(possible) == "Rationalizable(['IN', 'IN'])"
+    assert possible.summary(problem) == "rationalizable: sycophantic, honest"
+    batch = jax.vmap(lambda p: bn.equilibria(bn.scenarios.sycophancy(p, 0.6)))(jnp.ones(3) * 0.7)
+    assert "batch=(3,)" in repr(batch)
+    with pytest.raises(ValueError, match="a summary is of one problem"):
+        batch.summary(problem)
