@@ -199,8 +199,8 @@ class Problem(AbstractFiniteProblem):
     ...     model_probs=[[[0.6, 0.4], [0.2, 0.8]], [[0.1, 0.9], [0.9, 0.1]]],
     ...     payoff=[[0.0, 1.0], [0.0, 1.0]],
     ... )
-    >>> problem.subjective_payoffs().round(2).tolist()
-    [[0.4000000059604645, 0.800000011920929], [0.8999999761581421, 0.10000000149011612]]
+    >>> [[f"{u:.1f}" for u in model] for model in problem.subjective_payoffs()]
+    [['0.4', '0.8'], ['0.9', '0.1']]
     """
 
     consequence: Categorical
