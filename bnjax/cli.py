@@ -95,7 +95,7 @@ def main() -> None:
 # bnjax scenarios
 
 
-@main.command("scenarios")
+@main.command("scenarios", short_help="List the ready-made scenarios.")
 def list_scenarios() -> None:
     """List the ready-made scenarios, their parameters and their actions."""
     console = _console()
@@ -152,7 +152,7 @@ def _parameters_section(function: Any) -> dict[str, str]:
 # bnjax solve
 
 
-@main.command()
+@main.command(short_help="Find equilibria, rationalizable actions, phase.")
 @click.argument("scenario")
 @click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option(
@@ -392,7 +392,7 @@ def _equilibria_table(report: Mapping[str, Any]) -> RenderableType:
         else:
             play = [
                 "\n".join(
-                    _few([f"{a} {_range(p, end[a])}" for a, p in start.items() if p + end[a]])
+                    _few([f"{a}: {_range(p, end[a])}" for a, p in start.items() if p + end[a]])
                 )
             ]
         atoms = row["belief"]
@@ -451,7 +451,7 @@ def _certificate_lines(certificate: Mapping[str, Any]) -> Iterator[RenderableTyp
 # bnjax phase-diagram
 
 
-@main.command("phase-diagram")
+@main.command("phase-diagram", short_help="Solve on a grid, and draw the phases.")
 @click.argument("scenario")
 @click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--x", "x_axis", metavar="NAME=LOW:HIGH:N", help="What varies along x.")

@@ -49,7 +49,7 @@ def solved(problem):
 def exact_answer(arrays):
     reduced = random_problems.reduced_form(arrays)
     return exact.exact_problem(
-        reduced["kl"], reduced["payoffs"], reduced["ruled_out"], reduced["support"]
+        reduced["kl"], reduced["ruled_out"], reduced["payoffs"], reduced["support"]
     )
 
 
@@ -60,7 +60,7 @@ def test_two_actions_agree_with_rational_arithmetic(kind):
             arrays = random_problem(seed, kind, num_actions=2)
             found = solved(padded(arrays))
             want = exact.rationalizable(exact_answer(arrays))
-            assert np.asarray(found.mask).tolist() == list(want)
+            assert np.asarray(found.mask).tolist() == want.tolist()
 
 
 @pytest.mark.parametrize("num_actions", [3, 4])

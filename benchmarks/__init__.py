@@ -1,0 +1,1 @@
+"""What bnjax is measured against, and how: `python -m benchmarks.phase_diagram`."""

@@ -1,0 +1,152 @@
+"""Timing, the machine, and tables: what every benchmark shares.
+
+All peers of a benchmark run in one process and take turns, so that a neighbour on the same
+machine slows all of them alike: ratios mean more than rates. Compilation is timed apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def usable_cores() -> int:
+    """How many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_all_cores() -> str:
+    """Give JAX one CPU device a core, and say so; before JAX does anything else.
+
+    XLA's CPU backend runs a loop over small blocks almost serially: devices are how to use
+    all cores. The library never sets this itself.
+
+    Returns
+    -------
+    str
+        What was done, for the report.
+    """
+    cores = usable_cores()
+    jax.config.update("jax_num_cpu_devices", cores)
+    return f"this process set jax_num_cpu_devices={cores}, one CPU device a usable core"
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions that figures belong to."""
+    devices = jax.local_devices()
+    return {
+        "cpu": _cpu_model(),
+        "cores": usable_cores(),
+        "load_average_at_start": round(os.getloadavg()[0], 2),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "backend": jax.default_backend(),
+        "device": devices[0].device_kind,
+        "num_devices": len(devices),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def peak_memory() -> int:
+    """Largest resident set of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """One way of doing the work.
+
+    Parameters
+    ----------
+    name : for the table.
+    run : does the work once and returns the answer as a NumPy array (so it has waited).
+    cells : how many cells that is.
+    exact : whether it claims exact answers.
+    compile_seconds : what compilation took, None if there is none.
+    """
+
+    name: str
+    run: Callable[[], np.ndarray]
+    cells: int
+    exact: bool
+    compile_seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Wall-clock seconds of one peer, and its answer."""
+
+    seconds: tuple[float, ...]
+    answer: np.ndarray
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a run."""
+        return float(np.median(self.seconds))
+
+
+def compiled(function: Callable[..., Any], *args: Any) -> tuple[Callable[[], np.ndarray], float]:
+    """Compile ahead of time; return a call that waits for its answer, and the seconds it took.
+
+    Parameters
+    ----------
+    function : a jitted function that returns one array.
+    args : what it is called with; on its device already, so that transfers are not timed.
+    """
+    start = time.perf_counter()
+    program = function.lower(*args).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    seconds = time.perf_counter() - start
+    return lambda: np.asarray(jax.block_until_ready(program(*args))), seconds
+
+
+def take_turns(peers: Sequence[Peer], runs: int = 5) -> list[Timing]:
+    """Time all peers round after round, after one call each that is not counted."""
+    answers = [peer.run() for peer in peers]
+    seconds: list[list[float]] = [[] for _ in peers]
+    for _ in range(runs):
+        for peer, times in zip(peers, seconds, strict=True):
+            start = time.perf_counter()
+            peer.run()
+            times.append(time.perf_counter() - start)
+    return [Timing(tuple(t), answer) for t, answer in zip(seconds, answers, strict=True)]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Plain text in columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return "  ".join(cells)
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report, and the folders it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
