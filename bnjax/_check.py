@@ -29,8 +29,9 @@ def as_float(name: str, value: ArrayLike | Sequence[Any], ndim: int | None = Non
         raise ValueError(f"`{name}` must be an array of numbers; got {value!r}.") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"`{name}` must be real; got dtype {array.dtype}.")
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(jnp.result_type(float))
+    exact = not jnp.issubdtype(array.dtype, jnp.floating)
+    # Also strips JAX's weak type, for which the same shapes would be compiled anew.
+    array = array.astype(jnp.result_type(float) if exact else array.dtype)
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"`{name}` must have {ndim} dimension(s); got shape {array.shape}.")
     return array

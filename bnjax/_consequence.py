@@ -2,10 +2,13 @@
 
 A consequence holds the true distribution and the payoff; given the parameters that a
 model assigns, it returns the divergence from the truth and the payoff the model expects.
+Parameters of many models, or of many problems, may be stacked along trailing dimensions.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +23,7 @@ from ._check import (
     check_shape,
     probability_tolerance,
 )
+from ._numerics import over_terms
 
 
 class Categorical(eqx.Module):
@@ -55,45 +59,57 @@ class Categorical(eqx.Module):
             )
         check_probabilities(name, model)
 
+    def by_action(
+        self, model: Float[Array, "actions consequences *batch"]
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
+        """Divergences, where they are infinite, and payoffs: an array [*batch] an action."""
+
+        def term(p, log_p, q, log_q, payoff):
+            allowed = jnp.where(q > 0, p, 0.0)
+            return allowed * (log_p - log_q), p - allowed, q * payoff
+
+        log_p = jnp.log(jnp.where(self.probs > 0, self.probs, 1.0))
+        log_q = jnp.log(jnp.where(model > 0, model, 1.0))
+        kl, excluded, payoffs = over_terms(term, self.probs, log_p, model, log_q, self.payoff)
+        return kl, tuple(x > 0 for x in excluded), payoffs
+
     def divergence(
-        self, model: Float[Array, "actions consequences"]
-    ) -> tuple[Float[Array, " actions"], Bool[Array, " actions"]]:
+        self, model: Float[Array, "actions consequences *batch"]
+    ) -> tuple[Float[Array, "actions *batch"], Bool[Array, "actions *batch"]]:
         """KL(truth || model) in nats for each action, and where it is infinite.
 
-        The value is 0 where it is infinite: the mask carries the infinity, so that
-        neither a value nor a gradient becomes NaN (both logarithms are masked *before*
-        they are taken).
+        Where it is infinite, the value is the finite sum over what the model allows: the
+        mask carries the infinity, so that neither a value nor a gradient becomes NaN (both
+        logarithms are masked *before* they are taken, and each by its own argument alone:
+        where many problems share their models, their logarithms are taken once).
         """
-        occurs = self.probs > 0
-        possible = model > 0
-        use = occurs & possible
-        log_p = jnp.log(jnp.where(use, self.probs, 1.0))
-        log_q = jnp.log(jnp.where(use, model, 1.0))
-        ruled_out = jnp.any(occurs & ~possible, axis=-1)
-        kl = jnp.sum(jnp.where(use, self.probs, 0.0) * (log_p - log_q), axis=-1)
-        return jnp.where(ruled_out, 0.0, kl), ruled_out
+        kl, ruled_out, _ = self.by_action(model)
+        return jnp.stack(kl), jnp.stack(ruled_out)
 
-    def payoffs(self, model: Float[Array, "actions consequences"]) -> Float[Array, " actions"]:
+    def payoffs(
+        self, model: Float[Array, "actions consequences *batch"]
+    ) -> Float[Array, "actions *batch"]:
         """Payoff that a model expects from each action."""
-        return jnp.sum(model * self.payoff, axis=-1)
+        return jnp.stack(self.by_action(model)[2])
 
     def objective_payoffs(self) -> Float[Array, " actions"]:
         """True expected payoff of each action."""
         return self.payoffs(self.probs)
 
-    def is_valid(self) -> Bool[Array, ""]:
+    def is_valid(self) -> Bool[Array, "*batch"]:
         """Whether the (possibly traced) numbers are a consequence distribution and payoff."""
-        return model_is_distribution(self.probs) & jnp.all(jnp.isfinite(self.payoff))
+        finite = jnp.all(jnp.isfinite(self.payoff), axis=(0, 1))
+        return self.model_is_valid(self.probs) & finite
 
-    def model_is_valid(self, model: Float[Array, "actions consequences"]) -> Bool[Array, ""]:
+    def model_is_valid(
+        self, model: Float[Array, "actions consequences *batch"]
+    ) -> Bool[Array, "*batch"]:
         """Whether the numbers that a model assigns are a consequence distribution."""
-        return model_is_distribution(model)
-
-
-def model_is_distribution(probs: Float[Array, "... consequences"]) -> Bool[Array, ""]:
-    """Whether every last-axis vector is finite, non-negative and sums to one."""
-    close = jnp.abs(probs.sum(-1) - 1) <= probability_tolerance(probs.dtype)
-    return jnp.all(close) & jnp.all(probs >= 0)
+        tolerance = probability_tolerance(model.dtype)
+        total, size = over_terms(lambda q: (q, jnp.abs(q)), model)
+        # Numbers that add up to as much as their sizes are not negative; NaN compares false.
+        fine = [(jnp.abs(t - 1) <= tolerance) & (t == s) for t, s in zip(total, size, strict=True)]
+        return functools.reduce(operator.and_, fine)
 
 
 class Gaussian(eqx.Module):
@@ -138,9 +154,16 @@ class Gaussian(eqx.Module):
         check_finite(f"{name} mean", mean)
         check_positive(f"{name} sd", sd)
 
+    def by_action(
+        self, model: tuple[Float[Array, "actions *batch"], Float[Array, "actions *batch"]]
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
+        """Divergences, where they are infinite, and payoffs: an array [*batch] an action."""
+        kl, ruled_out = self.divergence(model)
+        return tuple(kl), tuple(ruled_out), tuple(self.payoffs(model))
+
     def divergence(
-        self, model: tuple[Float[Array, " actions"], Float[Array, " actions"]]
-    ) -> tuple[Float[Array, " actions"], Bool[Array, " actions"]]:
+        self, model: tuple[Float[Array, "actions *batch"], Float[Array, "actions *batch"]]
+    ) -> tuple[Float[Array, "actions *batch"], Bool[Array, "actions *batch"]]:
         """KL(truth || model) in nats for each action, and where it is infinite (nowhere).
 
         ``log(sd'/sd) + (sd^2 + (mean - mean')^2) / (2 sd'^2) - 1/2`` with the model primed.
@@ -151,8 +174,8 @@ class Gaussian(eqx.Module):
         return kl, jnp.zeros(kl.shape, bool)
 
     def payoffs(
-        self, model: tuple[Float[Array, " actions"], Float[Array, " actions"]]
-    ) -> Float[Array, " actions"]:
+        self, model: tuple[Float[Array, "actions *batch"], Float[Array, "actions *batch"]]
+    ) -> Float[Array, "actions *batch"]:
         """Payoff that a model expects from each action."""
         return self.payoff_intercept + self.payoff_slope * model[0]
 
@@ -160,17 +183,17 @@ class Gaussian(eqx.Module):
         """True expected payoff of each action."""
         return self.payoffs((self.mean, self.sd))
 
-    def is_valid(self) -> Bool[Array, ""]:
+    def is_valid(self) -> Bool[Array, "*batch"]:
         """Whether the (possibly traced) numbers are a consequence distribution and payoff."""
         payoff = self.payoff_intercept + self.payoff_slope
-        return self.model_is_valid((self.mean, self.sd)) & jnp.all(jnp.isfinite(payoff))
+        return self.model_is_valid((self.mean, self.sd)) & jnp.all(jnp.isfinite(payoff), axis=0)
 
     def model_is_valid(
-        self, model: tuple[Float[Array, " actions"], Float[Array, " actions"]]
-    ) -> Bool[Array, ""]:
+        self, model: tuple[Float[Array, "actions *batch"], Float[Array, "actions *batch"]]
+    ) -> Bool[Array, "*batch"]:
         """Whether the numbers that a model assigns are a consequence distribution."""
         mean, sd = model
-        return jnp.all(jnp.isfinite(mean) & jnp.isfinite(sd) & (sd > 0))
+        return jnp.all(jnp.isfinite(mean) & jnp.isfinite(sd) & (sd > 0), axis=0)
 
 
 Consequence = Categorical | Gaussian

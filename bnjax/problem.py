@@ -112,6 +112,7 @@ class AbstractFiniteProblem(AbstractProblem):
     def reduced_form(self) -> ReducedForm:
         """K, U and their masks. [M, A] each, with the support [M]."""
         kl, ruled_out = jax.vmap(self.consequence.divergence)(self.models)
+        kl = jnp.where(ruled_out, 0.0, kl)
         return ReducedForm(kl, ruled_out, self.subjective_payoffs(), self.support)
 
     def kl_matrix(self) -> Float[Array, "models actions"]:

@@ -170,7 +170,8 @@ def echo(problem, exploration, max_equilibria, tolerance):
         *(tolerance.fit, tolerance.payoff),
     )
     certainty = jnp.ones(num, jnp.int32)
-    return found, bn.Rationalizable(certainty == 1, certainty, tolerance.fit, tolerance.payoff)
+    possible = bn.Rationalizable(certainty == 1, certainty, tolerance.fit, tolerance.payoff)
+    return found, possible, problem.is_valid()
 
 
 def unjudged(share):

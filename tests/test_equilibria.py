@@ -259,3 +259,78 @@ def test_a_problem_of_one_action():
     found = bn.equilibria(bn.scenarios.coin())
     assert np.asarray(found.is_pure)[0]
     assert np.asarray(bn.rationalizable(bn.scenarios.coin()).mask).tolist() == [True]
+
+
+@pytest.mark.parametrize("exploration", [0.0, 0.1])
+def test_derivatives_of_a_mixed_equilibrium_with_continuous_theta(exploration):
+    def play(p_sycophantic, p_honest):
+        problem = bn.scenarios.sycophancy(p_sycophantic, p_honest)
+        found = bn.equilibria(problem, exploration)
+        return jnp.sum(jnp.where(found.valid & ~found.is_pure, found.strategy[:, 0], 0))
+
+    def closed_form(p_sycophantic, p_honest):
+        realised = (0.5 - p_honest) / (1 - p_sycophantic - p_honest)
+        return (realised - exploration / 2) / (1 - exploration)
+
+    with float64():
+        for at in ((0.3, 0.2), (0.7, 0.9)):
+            want = jax.grad(closed_form, argnums=(0, 1))(*at)
+            np.testing.assert_allclose(play(*at), closed_form(*at), rtol=1e-12)
+            np.testing.assert_allclose(jax.grad(play, argnums=(0, 1))(*at), want, rtol=1e-6)
+            np.testing.assert_allclose(jax.jacfwd(play, argnums=(0, 1))(*at), want, rtol=1e-6)
+
+
+def test_derivative_of_a_best_fit():
+    # What pure sycophancy shows is p_sycophantic, and that is what is believed.
+    def believed(p_sycophantic):
+        found = bn.equilibria(bn.scenarios.sycophancy(p_sycophantic, 0.2))
+        return jnp.sum(jnp.where(found.valid, found.best_fit[:, 0], 0))
+
+    with float64():
+        np.testing.assert_allclose(jax.value_and_grad(believed)(0.7), (0.7, 1.0), rtol=1e-9)
+
+
+def test_derivative_in_a_box_against_central_differences():
+    def play(demand_low):
+        found = bn.equilibria(bn.scenarios.monopolist(demand_low, 2.0))
+        return jnp.sum(jnp.where(found.valid, found.strategy[:, 0], 0))
+
+    with float64():
+        step = 1e-4
+        want = (play(34.0 + step) - play(34.0 - step)) / (2 * step)
+        assert abs(want) > 0.001
+        np.testing.assert_allclose(jax.grad(play)(34.0), want, rtol=1e-5)
+
+
+def test_derivative_of_a_finite_mixed_equilibrium_against_central_differences():
+    def play(p_honest):
+        found = bn.equilibria(bn.scenarios.sycophancy(0.31, p_honest).discretize(16))
+        return jnp.sum(jnp.where(found.valid & ~found.is_pure, found.strategy[:, 0], 0))
+
+    with float64():
+        step = 1e-6
+        want = (play(0.2 + step) - play(0.2 - step)) / (2 * step)
+        np.testing.assert_allclose(jax.grad(play)(0.2), want, rtol=1e-6)
+
+
+def test_a_batch_larger_than_a_block_of_lanes():
+    with float64():
+        p = np.linspace(0.01, 0.99, 150)
+
+        def solve(p):
+            problem = bn.scenarios.sycophancy(p, 0.3).discretize(129)
+            return bn.phase(problem), bn.equilibria(problem, max_equilibria=3).strategy
+
+        codes, strategies = jax.jit(jax.vmap(solve))(p)
+        for i in (0, 77, 149):
+            code, strategy = solve(p[i])
+            assert codes[i] == code
+            np.testing.assert_allclose(strategies[i], strategy, rtol=0, atol=1e-15)
+
+
+def test_python_scalars_compile_as_arrays_do():
+    def leaves(number):
+        problem = bn.scenarios.sycophancy(number, number)
+        return [(x.dtype, x.weak_type) for x in jax.tree.leaves(problem)]
+
+    assert leaves(0.7) == leaves(np.float32(0.7)) == leaves(jnp.asarray(0.7, jnp.float32))

@@ -2,7 +2,8 @@
 
 The value of a function is flat at its minimum and tells only half the digits of where that
 is; the first-order condition tells all of them. Trips are fixed, so that under `vmap` no
-element waits for another.
+element waits for another. Derivatives come from the implicit function theorem and see
+nothing of the search.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 Function = Callable[[Array], tuple[Array, Array]]
@@ -51,13 +53,15 @@ def _one_dimension(function: Function, start, left, right, lower, upper) -> Floa
     """Find where the slope changes sign between two neighbours of the best node."""
 
     def slope(x):
-        return jax.grad(lambda y: function(y[None])[0])(x)
+        return jax.jvp(lambda y: function(y[None])[0], (x,), (jnp.ones_like(x),))[1]
 
-    curvature = jax.grad(slope)
+    @jax.jit  # traced once
+    def slope_and_curvature(x):
+        return jax.jvp(slope, (x,), (jnp.ones_like(x),))
 
     def trip(_, state):
         x, lo, hi = state
-        g, h = slope(x), curvature(x)
+        g, h = slope_and_curvature(x)
         lo, hi = jnp.where(g <= 0, x, lo), jnp.where(g >= 0, x, hi)
         newton = x - g / jnp.where(h > 0, h, 1.0)
         inside = (h > 0) & (newton >= lo) & (newton <= hi)
@@ -65,21 +69,13 @@ def _one_dimension(function: Function, start, left, right, lower, upper) -> Floa
 
     # A start on the bound would spend its first trips there.
     inner = jnp.clip(start, left + 0.25 * (right - left), right - 0.25 * (right - left))
-    x, _, _ = jax.lax.fori_loop(0, _TRIPS_ONE_DIMENSION, trip, (inner, left, right))
-    for bound, sign in ((lower, 1.0), (upper, -1.0)):
-        infinite = function(bound[None])[1]
-        outwards = (sign * slope(bound) >= 0) & ~infinite
-        touches = (left <= bound) & (bound <= right)
-        x = jnp.where(touches & outwards & _no_better(function, x, bound), bound, x)
-    return x
-
-
-def _no_better(function: Function, x, bound):
-    """Whether an interior point is no real improvement on a bound that passes the test too."""
-    value, infinite = function(x[None])
-    at_bound, _ = function(bound[None])
-    slack = 8 * jnp.finfo(value.dtype).eps * (1 + jnp.abs(at_bound))
-    return infinite | (value >= at_bound - slack)
+    x, _, _ = lax.stop_gradient(lax.fori_loop(0, _TRIPS_ONE_DIMENSION, trip, (inner, left, right)))
+    (g, outwards), (h, _) = jax.vmap(slope_and_curvature)(jnp.stack([x, start]))
+    # How x moves is a matter of the first-order condition, not of the search for it.
+    drift = (g - lax.stop_gradient(g)) / lax.stop_gradient(jnp.where(h > 0, h, 1.0))
+    x = x - jnp.where(h > 0, drift, 0.0)
+    x = jnp.where((start <= lower) & (outwards >= 0), lower, x)
+    return jnp.where((start >= upper) & (outwards <= 0), upper, x)
 
 
 def _projected_newton(function: Function, start, lower, upper) -> Float[Array, " parameters"]:
@@ -87,6 +83,7 @@ def _projected_newton(function: Function, start, lower, upper) -> Float[Array, "
     dimension = start.shape[0]
     width = upper - lower
     scale = jnp.where(width > 0, width, 1.0)
+    identity = jnp.eye(dimension, dtype=start.dtype)
 
     def value(x):
         finite, infinite = function(x)
@@ -98,15 +95,19 @@ def _projected_newton(function: Function, start, lower, upper) -> Float[Array, "
     gradient, hessian = jax.grad(scaled), jax.hessian(scaled)
     top = jnp.where(width > 0, 1.0, 0.0)
 
-    def direction(z):
+    def free_part(z):
+        """Slope and curvature along the coordinates that no bound holds, and which these are."""
         g, h = gradient(z), hessian(z)
         held = ((z <= 0) & (g > 0)) | ((z >= top) & (g < 0)) | (width <= 0)
         free = ~held
-        h = jnp.where(free[:, None] & free[None], h, jnp.where(jnp.eye(dimension) > 0, 1.0, 0.0))
-        size = jnp.max(jnp.abs(jnp.where(jnp.eye(dimension) > 0, h, 0.0)))
+        h = jnp.where(free[:, None] & free[None], h, identity)
+        size = jnp.max(jnp.abs(jnp.diagonal(h)))
         tiny = 16 * jnp.finfo(h.dtype).eps * jnp.maximum(size, 1e-30)
-        g = jnp.where(free, g, 0.0)
-        newton = -_solve_small(h + tiny * jnp.eye(dimension, dtype=h.dtype), g)
+        return jnp.where(free, g, 0.0), h + tiny * identity, free
+
+    def direction(z):
+        g, h, free = free_part(z)
+        newton = -_solve_small(h, g)
         steep = -g / jnp.maximum(jnp.max(jnp.abs(g)), 1e-30)
         downhill = (jnp.sum(newton * g) < 0) & jnp.all(jnp.isfinite(newton))
         return jnp.where(free, jnp.where(downhill, newton, steep), 0.0), jnp.max(jnp.abs(g))
@@ -126,7 +127,11 @@ def _projected_newton(function: Function, start, lower, upper) -> Float[Array, "
         flatter = (direction(full)[1] < slope) & (values[0] <= now + noise)
         return jnp.where(flatter, full, jnp.where(better, best, z))
 
-    z = jax.lax.fori_loop(0, _TRIPS, trip, (start - lower) / scale)
+    z = lax.stop_gradient(lax.fori_loop(0, _TRIPS, trip, (start - lower) / scale))
+    # How z moves is a matter of the first-order condition, not of the search for it.
+    g, h, free = free_part(z)
+    drift = _solve_small(lax.stop_gradient(h), g - lax.stop_gradient(g))
+    z = z - jnp.where(free & jnp.all(jnp.isfinite(drift)), drift, 0.0)
     return jnp.clip(lower + z * scale, lower, upper)
 
 

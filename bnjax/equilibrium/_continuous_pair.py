@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
+from .._numerics import sum_last
 from ..problem import FamilyProblem
 from ._components import Ties, components, rationalizable_pair
 from ._continuum import Continuum
@@ -23,7 +25,9 @@ from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance
 
 _SCAN = 33
-_TRIPS, _TRIPS_SINGLE = 18, 9  # each third halves: 2^-6 and 2^-3 of 1/32 at the very worst
+# Trips to a root, in double and single precision, of a best fit that moves smoothly and of one
+# that may jump. Every third halves: that is what the very worst case is left with.
+_TRIPS_SMOOTH, _TRIPS_JUMP = (10, 6), (18, 9)
 
 
 class _Reply(NamedTuple):
@@ -42,6 +46,7 @@ class _Pair:
         self.problem = problem
         self.continuum = Continuum(problem, exploration)
         self.slack = tolerance.payoff * self.continuum.payoff_range
+        self.mixed = jax.jit(self._mixed)  # traced once, wanted three times
 
     def gain(self, theta: Float[Array, " parameters"]) -> Float[Array, ""]:
         """How much better action 0 is than action 1 according to theta."""
@@ -53,12 +58,21 @@ class _Pair:
         kl, ruled_out = self.problem.consequence.divergence(self.problem.family.function(theta))
         return jnp.where(ruled_out, jnp.inf, kl)
 
+    def lines_cross(self, first: Array, second: Array) -> Float[Array, ""]:
+        """Intended play at which two thetas fit equally well; zero where none is."""
+        change = self.kl(first) - self.kl(second)
+        change = jnp.where(jnp.isfinite(change).all(), change, 0.0)
+        tremble = self.continuum.exploration
+        turn = (1 - tremble) * (change[0] - change[1])
+        rise = -change[1] - 0.5 * tremble * (change[0] - change[1])
+        return jnp.where(turn != 0, rise / jnp.where(turn != 0, turn, 1.0), 0.0)
+
     def _reply(self, point: Array, unidentified: tuple[bool, ...], chart: int) -> _Reply:
         ends = self.continuum.extremes(point, unidentified, lambda u: u[0] - u[1], chart)
         least, most = (self.problem.family.theta(end, chart) for end in ends)
         return _Reply(least, most, self.gain(least), self.gain(most))
 
-    def mixed(self, s: Float[Array, ""]) -> _Reply:
+    def _mixed(self, s: Float[Array, ""]) -> _Reply:
         """Both actions have positive probability."""
         point = self.continuum.best_fit(jnp.stack([s, 1 - s]))
         return self._reply(point, self.continuum.never_identified, 0)
@@ -112,16 +126,17 @@ def solve_continuous_pair(
     )
     pure = jnp.diagonal(optimal)
     rows = components(ties, pure, max_equilibria, tolerance)
-    atoms, weight, residual = jax.vmap(
+    atoms, weight, residual, drift = jax.vmap(
         lambda lo, hi, is_pure: _support(pair, lo, hi, is_pure, ends, edge)
     )(rows.lo, rows.hi, rows.is_pure)
-    strategy = jnp.stack([rows.lo, 1 - rows.lo], -1)
+    lo, hi = rows.lo + drift, rows.hi + drift
+    strategy = jnp.stack([lo, 1 - lo], -1)
     uninformative = [not any(problem.family.identifies(action)) for action in range(2)]
     absorbing = jnp.where(rows.lo > 0, uninformative[0], uninformative[1]) & (exploration == 0)
     listed = (rows.num <= max_equilibria) & (num_ties <= max_equilibria)
     equilibria = Equilibria(
         strategy=strategy,
-        strategy_end=jnp.stack([rows.hi, 1 - rows.hi], -1),
+        strategy_end=jnp.stack([hi, 1 - hi], -1),
         realised=(1 - exploration) * strategy + exploration / 2,
         belief=None,
         atoms=atoms,
@@ -165,8 +180,9 @@ def _find_ties(
     strict_left = left != TIE
     start, stop = jnp.where(strict_left, at, at + 1), jnp.where(strict_left, at + 1, at)
     level = jnp.where(swaps, 0.0, pair.slack)
-    where = jax.vmap(lambda *args: _change(pair, grid, scan, *args))(
-        start, stop, jnp.where(strict_left, left, right), level
+    side = jnp.where(strict_left, left, right)
+    where = _where_needed(
+        real, lambda k: _change(pair, grid, scan, start[k], stop[k], side[k], level[k])
     )
     begins = real & strict_left
     begins_at_zero = sides[0] == TIE
@@ -189,6 +205,24 @@ def _find_ties(
     return ties, opens.sum() + jnp.where(changes.sum() > num, max_ties, 0)
 
 
+def _where_needed(needed: Bool[Array, " rows"], function) -> Float[Array, " rows"]:
+    """Apply a function of the row to the rows that need it, one a trip; not differentiable.
+
+    Under `vmap` the trips are those of the neediest element, which most often has one or none.
+    """
+
+    def trip(state):
+        pending, results = state
+        k = jnp.argmax(pending)
+        here = jnp.arange(pending.shape[0]) == k
+        return pending & ~here, jnp.where(here, function(k), results)
+
+    _, results = lax.while_loop(
+        lambda state: jnp.any(state[0]), trip, (needed, jnp.zeros(needed.shape))
+    )
+    return lax.stop_gradient(results)
+
+
 def _change(
     pair: _Pair, grid: Array, scan: _Reply, start: Array, stop: Array, side: Array, level: Array
 ) -> Array:
@@ -198,6 +232,7 @@ def _change(
     the crossing of the two ends' lines in the divergence for one that jumps. Either step is
     harmless where the other is needed, and every third halves.
     """
+    may_jump = not pair.problem.family.unique_best_fit
 
     def end(s, reply: _Reply):
         margin = jnp.where(side == PLUS, reply.d_least, -reply.d_most) - level
@@ -207,16 +242,13 @@ def _change(
         drop = a[1] - b[1]
         return a[0] + (b[0] - a[0]) * jnp.where(drop > 0, a[1] / jnp.where(drop > 0, drop, 1), 0.5)
 
-    def lines_cross(a, b):
-        left, right = pair.kl(a[2]), pair.kl(b[2])
-        turn = (left[0] - left[1]) - (right[0] - right[1])
-        return (right[1] - left[1]) / jnp.where(turn != 0, turn, jnp.inf)
-
     def trip(k, state):
         a, b, weight = state
         lighter = (a[0], a[1] * weight[0], a[2]), (b[0], b[1] * weight[1], b[2])
         halfway = 0.5 * (a[0] + b[0])
-        s = jnp.where(k % 3 == 0, false_position(*lighter), lines_cross(a, b))
+        s = false_position(*lighter)
+        if may_jump:
+            s = jnp.where(k % 3 == 1, pair.lines_cross(a[2], b[2]), s)
         s = jnp.where(k % 3 == 2, halfway, s)
         within = (s - a[0]) * (s - b[0]) < 0
         s = jnp.where(within, s, halfway)
@@ -231,36 +263,45 @@ def _change(
         b = jax.tree.map(lambda x, y: jnp.where(holds, y, x), new, b)
         return a, b, weight
 
-    trips = _TRIPS if jnp.finfo(grid.dtype).eps < 1e-10 else _TRIPS_SINGLE
+    double, single = _TRIPS_JUMP if may_jump else _TRIPS_SMOOTH
+    trips = double if jnp.finfo(grid.dtype).eps < 1e-10 else single
     ends = end(grid[start], _row(scan, start)), end(grid[stop], _row(scan, stop))
-    a, b, _ = jax.lax.fori_loop(0, trips, trip, (*ends, jnp.ones(2, grid.dtype)))
+    a, b, _ = lax.fori_loop(0, trips, trip, (*ends, jnp.ones(2, grid.dtype)))
     return false_position(a, b)
 
 
 def _support(
     pair: _Pair, lo: Array, hi: Array, is_pure: Array, ends: tuple[_Reply, _Reply], edge: float
-) -> tuple[Float[Array, "2 parameters"], Float[Array, " 2"], Float[Array, ""]]:
-    """A belief of at most two atoms that supports a component, and what it falls short by."""
+) -> tuple[Float[Array, "2 parameters"], Float[Array, " 2"], Float[Array, ""], Float[Array, ""]]:
+    """A belief of at most two atoms that supports a component, and what it falls short by.
+
+    The last number is zero and carries the derivative of where a mixed equilibrium is, which
+    the search for it does not have. (Where the best fit jumps, the derivatives of the atoms
+    are those at fixed play.)
+    """
     s = 0.5 * (lo + hi)
-    # At s and on either side of it, in case the best fit jumps there.
-    around = jnp.clip(jnp.stack([s, s - edge, s + edge]), 0.0, 1.0)
+    # On either side of s, because the best fit may jump there.
+    around = jnp.clip(jnp.stack([s - edge, s + edge]), 0.0, 1.0)
     replies = jax.vmap(pair.mixed)(around)
-    here, left, right = (_row(replies, k) for k in range(3))
-    jumps = (left.d_least * right.d_least < 0) & (lo == hi)
-    first = jnp.where(jumps, left.least, here.least)
-    second = jnp.where(jumps, right.least, here.most)
+    left, right = _row(replies, 0), _row(replies, 1)
+    straddles = (left.d_least * right.d_most < 0) & (lo == hi) & ~is_pure
+    first, second = left.least, right.most
     first = jnp.where(is_pure, jnp.where(s > 0, ends[0].most, ends[1].least), first)
     second = jnp.where(is_pure, first, second)
     d = pair.gain(first), pair.gain(second)
     spread = d[0] - d[1]
     share = jnp.where(spread != 0, -d[1] / jnp.where(spread != 0, spread, 1.0), 1.0)
     share = jnp.clip(share, 0.0, 1.0)
-    # Two atoms that only the step to either side tells apart are one.
+    # Two atoms that only the step to either side tells apart are one, in between.
     thetas = jax.vmap(pair.problem.family.theta)(pair.continuum.nodes)
     scale = thetas.max(0) - thetas.min(0)
     close = jnp.all(jnp.abs(first - second) <= 0.01 * scale)
+    between = jnp.where(
+        close, share * around[0] + (1 - share) * around[1], pair.lines_cross(first, second)
+    )
+    drift = jnp.where(straddles, between - lax.stop_gradient(between), 0.0)
     mean = share * first + (1 - share) * second
-    atoms = jnp.where(close, jnp.stack([mean, mean]), jnp.stack([first, second]))
+    atoms = jnp.where(close, mean, jnp.stack([first, second]))
     share = jnp.where(close, 1.0, share)
     weight = jnp.stack([share, 1 - share])
 
@@ -270,10 +311,7 @@ def _support(
     loss = jnp.where(is_pure, wrong_way, jnp.abs(expected))
     loss = loss / jnp.where(continuum.payoff_range > 0, continuum.payoff_range, 1.0)
     play = continuum.realised(jnp.stack([s, 1 - s]))
-
-    def misfit(theta):
-        return jnp.sum(jnp.where(play > 0, play * pair.kl(theta), 0.0))
-
-    best = jnp.where(is_pure, misfit(first), misfit(here.least))
-    short = jnp.maximum(misfit(atoms[0]), jnp.where(weight[1] > 0, misfit(atoms[1]), 0.0)) - best
-    return atoms, weight, jnp.maximum(jnp.maximum(short, 0.0), loss)
+    misfits = jax.vmap(lambda theta: sum_last(jnp.where(play > 0, play * pair.kl(theta), 0.0)))
+    short = misfits(atoms) - continuum.misfit_at_nodes(play).min()
+    short = jnp.max(jnp.where(weight > 0, short, 0.0))
+    return atoms, weight, jnp.maximum(jnp.maximum(short, 0.0), loss), drift

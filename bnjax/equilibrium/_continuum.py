@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._numerics import sum_last
 from ..problem import FamilyProblem
 from ._box import minimise
 
@@ -26,6 +27,8 @@ class Continuum:
         self.lower, self.upper = family.lower, family.upper
         self.nodes = family.nodes()
         self.kl, self.ruled_out = jax.vmap(problem.divergence)(self.nodes)
+        huge = float(jnp.finfo(self.kl.dtype).max) / 4
+        self._finite_kl = jnp.where(self.ruled_out, huge, self.kl)
         self.payoffs = jax.vmap(problem.payoffs)(self.nodes)
         self.payoff_range = self.payoffs.max() - self.payoffs.min()
         self.never_identified = tuple(not known for known in family.identifies_jointly())
@@ -39,15 +42,22 @@ class Continuum:
     ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
         """Weighted divergence at a point of the box, and whether what is played refutes it."""
         kl, ruled_out = self.problem.divergence(point, chart)
-        return jnp.sum(weights * kl), jnp.any(ruled_out & (weights > 0))
+        return sum_last(weights * kl), jnp.any(ruled_out & (weights > 0))
+
+    def misfit_at_nodes(self, weights: Float[Array, " actions"]) -> Float[Array, " nodes"]:
+        """Weighted divergence at every node, huge where what is played refutes it."""
+        # Huge and not infinite: 0 * inf would be NaN, and masks cost more than the product.
+        return sum_last(self._finite_kl * weights)
 
     def best_fit(self, strategy: Float[Array, " actions"]) -> Float[Array, " parameters"]:
         """Best-fitting point [D] of the box when every action has positive probability."""
         weights = self.realised(strategy)
-        refuted = (self.ruled_out & (weights > 0)).any(1)
-        values = jnp.where(refuted, jnp.inf, jnp.sum(self.kl * weights, axis=1))
         return minimise(
-            lambda x: self.misfit_at(x, weights), self.nodes, self.lower, self.upper, values
+            lambda x: self.misfit_at(x, weights),
+            self.nodes,
+            self.lower,
+            self.upper,
+            self.misfit_at_nodes(weights),
         )
 
     def best_fit_alone(self, action: int) -> Float[Array, " parameters"]:

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from .._check import check_exploration
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
 from ._codes import Certainty, Phase, Stability
-from ._envelope import block_lanes
+from ._lanes import block_lanes
 from ._public import phase_of
-from ._solve import prepare, solve
+from ._solve import check_rows, prepare, solve
 from ._tolerance import Tolerance, default_tolerance
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def phase_diagram(
     >>> bn.Phase(int(diagram.phase.sel(p_sycophantic=0.7, p_honest=0.2))).name
     'UNSAFE'
     """
+    check_rows(max_equilibria)
     grid = {name: _axis(name, values) for name, values in axes.items()}
     fixed = dict(fixed or {})
     used = _arguments(scenario, grid, fixed)
@@ -364,9 +365,7 @@ def _solve_tile(
 
     def prepared(shared: _Shared, point: Array) -> tuple[Any, Array, Tolerance]:
         problem, exploration = plan.build(shared, point)
-        return problem, *prepare(
-            problem, exploration, plan.max_equilibria, shared.tol_fit, shared.tol_payoff
-        )
+        return problem, *prepare(problem, exploration, shared.tol_fit, shared.tol_payoff)
 
     def solve_one(shared: _Shared, point: Array) -> tuple[_Cell, Array]:
         problem, exploration, tolerance = prepared(shared, point)
@@ -418,10 +417,10 @@ def _solve_cell(
     problem: AbstractProblem, exploration: Array, max_equilibria: int, tolerance: Tolerance
 ) -> tuple[_Cell, Bool[Array, ""]]:
     """Solve one cell, and say whether its problem makes sense at all."""
-    found, possible = solve(problem, exploration, max_equilibria, tolerance)
+    found, possible, valid = solve(problem, exploration, max_equilibria, tolerance)
     code = None
     if problem.safe is not None:
-        code = phase_of(problem, found.pure, possible.certainty).astype(jnp.int8)
+        code = phase_of(problem.safe, found.pure, possible.certainty, valid).astype(jnp.int8)
     is_mixed = found.valid & ~found.is_pure
     row, exists = jnp.argmax(is_mixed), is_mixed.any()
     start, end, fit = (
@@ -442,7 +441,7 @@ def _solve_cell(
         num_equilibria=found.valid.sum().astype(jnp.int16),
         complete=found.complete,
     )
-    return cell, problem.is_valid()
+    return cell, valid
 
 
 def _run(

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -29,21 +28,17 @@ PLUS, TIE, MINUS = -1, 0, 1
 
 # Intervals (evaluated points ahead of the walk) kept for later; a lost one is only redone.
 _ANCHORS = 3
-# Numbers in a block of lanes on a CPU: enough lanes for the vector units, few enough that
-# they stay in the cache, that few wait for the slowest, and that XLA does not split one
-# pass over the models between threads, which costs more than the pass.
-_BLOCK_SIZE = 16448
 
 
 class Walk(NamedTuple):
     """Ties of ``h_plus`` and ``h_minus`` on [0, 1], in order of s.
 
-    Every field may carry trailing batch dimensions. ``lo`` and ``hi`` [E] are the ends of
+    Every field may carry a trailing dimension of lanes. ``lo`` and ``hi`` [E] are the ends of
     each tie, ``before`` and ``after`` [E] the sides next to it (TIE at the ends of [0, 1]),
     ``num_ties`` how many there are (more than E: the rest were dropped), ``first`` and ``last``
     the sides next to s = 0 and s = 1, ``saw_plus`` and ``saw_minus`` whether action 0 and
-    action 1 are best replies somewhere strictly between, ``finished`` whether the walk
-    reached s = 1.
+    action 1 are best replies somewhere strictly between, ``finished`` whether the walk went as
+    far as it had to.
     """
 
     lo: Float[Array, "ties *batch"]
@@ -58,123 +53,37 @@ class Walk(NamedTuple):
     finished: Bool[Array, "*batch"]
 
 
-class _Point(NamedTuple):
-    """Both functions at one s: value and right-hand slope."""
-
-    s: Array
-    plus: Array
-    plus_slope: Array
-    minus: Array
-    minus_slope: Array
-
-
-def walk(
-    level: Float[Array, " models"],
-    slope: Float[Array, " models"],
-    plus: Bool[Array, " models"],
-    minus: Bool[Array, " models"],
-    tol: Float[Array, ""],
-    tol_s: float,
-    max_ties: int,
-) -> Walk:
-    """Find every tie of the two lower envelopes on [0, 1].
-
-    Parameters
-    ----------
-    level, slope : [M] the line of each model, in nats.
-    plus, minus : [M] whether it favours action 0 and action 1 (both when indifferent;
-        neither when it takes no part).
-    tol : values this close (nats) are tied.
-    tol_s : ties shorter than this in s are points.
-    max_ties : E, how many ties to keep.
-
-    Returns
-    -------
-    Walk
-        Not differentiable: it says *where* to look; the caller computes values there.
-    """
-    args = (level[:, None], slope[:, None], plus[:, None], minus[:, None], tol[None, None])
-    result = _walk_lanes(tol_s, max_ties)(*(lax.stop_gradient(arg) for arg in args))
-    return jax.tree.map(lambda x: x[..., 0], result)
-
-
-def _walk_lanes(tol_s: float, max_ties: int):
-    """The walk on arrays [M, lanes], with a batching rule that only adds lanes.
-
-    `vmap` would put cells first, so that every reduction over models runs along the fast
-    dimension, and would make all cells wait for the slowest. Models first and a block of
-    cells in the vector lanes is several times faster on a CPU.
-    """
-
-    @jax.custom_batching.custom_vmap
-    def call(*args):
-        return _in_blocks(lambda *block: _walk_block(*block, tol_s=tol_s, max_ties=max_ties), args)
-
-    @call.def_vmap
-    def rule(axis_size, in_batched, *args):
-        lanes = max(arg.shape[-1] for arg in args)
-
-        def merge(arg, batched):
-            if not batched and arg.shape[-1] == 1:
-                return arg  # the same for all: one column is enough
-            if not batched:
-                arg = jnp.broadcast_to(arg, (axis_size, *arg.shape))
-            arg = jnp.broadcast_to(arg, (*arg.shape[:-1], lanes))
-            return jnp.moveaxis(arg, 0, -2).reshape(arg.shape[1], axis_size * lanes)
-
-        merged = [merge(arg, batched) for arg, batched in zip(args, in_batched, strict=True)]
-        result = call(*merged)
-        if not any(in_batched):
-            axis_size = 1
-        split = jax.tree.map(
-            lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], axis_size, lanes), -2, 0), result
-        )
-        return split, jax.tree.map(lambda _: True, split)
-
-    return call
-
-
-def block_lanes(num_models: int) -> int:
-    """How many cells with this many models are best worked on together on a CPU."""
-    return max(16, min(256, 1 << (_BLOCK_SIZE // num_models).bit_length() - 1))
-
-
-def _in_blocks(function, args):
-    """Apply a function of [_, lanes] arrays to blocks of lanes, one after the other, on a CPU."""
-    lanes = max(arg.shape[-1] for arg in args)
-    size = block_lanes(args[0].shape[0])
-    if lanes <= size or jax.default_backend() != "cpu":
-        return function(*args)
-    blocks = -(-lanes // size)
-
-    def split(arg):
-        if arg.shape[-1] == 1:
-            return None
-        arg = jnp.pad(arg, ((0, 0), (0, blocks * size - lanes)), mode="edge")
-        return jnp.moveaxis(arg.reshape(-1, blocks, size), 1, 0)
-
-    mapped = [split(arg) for arg in args]
-
-    def one(parts):
-        return function(
-            *(arg if part is None else part for arg, part in zip(args, parts, strict=True))
-        )
-
-    result = lax.map(one, mapped)
-    return jax.tree.map(
-        lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)[..., :lanes], result
-    )
-
-
 # What a step decides for a lane, as bits, and the running answers of a lane, as bit fields:
 # two integers a lane, because a step costs a kernel for each array that it hands on.
 _TO_END, _TO_NEXT, _TO_CUT, _JUMPED, _DONE = (1 << i for i in range(5))
 _SIDE_AT, _BEFORE_AT, _LAST_AT, _SAW_PLUS_AT, _SAW_MINUS_AT, _COUNT_AT = 0, 2, 4, 6, 7, 8
 
 
-def _walk_block(level, slope, plus, minus, tol, tol_s, max_ties) -> Walk:
-    """Walk along a block of lanes together; all arrays are [M, lanes].
+def walk(
+    level: Float[Array, "models #lanes"],
+    slope: Float[Array, "models #lanes"],
+    plus: Bool[Array, "models #lanes"],
+    minus: Bool[Array, "models #lanes"],
+    tol: Float[Array, " #lanes"],
+    tol_s: float,
+    max_ties: int,
+) -> Walk:
+    """Find every tie of the two lower envelopes on [0, 1], for a block of lanes together.
 
+    Parameters
+    ----------
+    level, slope : [M, lanes] the line of each model, in nats.
+    plus, minus : [M, lanes] whether it favours action 0 and action 1 (both when indifferent;
+        neither when it takes no part).
+    tol : [lanes] values this close (nats) are tied; where envelopes touch, 1.5 times as much.
+    tol_s : ties shorter than this in s are points.
+    max_ties : E, how many ties to keep. With 0, none are looked for: the walk ends as soon as
+        each action has been a best reply, which is all that rationalizability asks.
+
+    Any of the arrays may have one lane only, that all lanes share.
+
+    Notes
+    -----
     A point is an array [5, lanes]: s, h_plus, h_minus and their right-hand slopes. The state
     is ``path`` [1 + anchors + 1, 5, lanes], the point reached and evaluated points ahead of
     it, nearest first and s = 1 last; ``between``, the point where the first interval was cut
@@ -185,10 +94,9 @@ def _walk_block(level, slope, plus, minus, tol, tol_s, max_ties) -> Walk:
     """
     dtype = level.dtype
     big = jnp.asarray(jnp.finfo(dtype).max / 4, dtype)
-    lanes = jnp.broadcast_shapes(level.shape, plus.shape, slope.shape)[-1]
+    lanes = jnp.broadcast_shapes(level.shape, slope.shape, plus.shape, tol.shape)[-1]
     classes = jnp.stack([jnp.where(plus, level, big), jnp.where(minus, level, big)], axis=1)
     slopes = slope[:, None]
-    tol = tol[0]
     slope_tie = tol / tol_s
     # Dividing by it changes nothing, but XLA does not repeat a division for every model, as
     # it would with all the arithmetic that leads to `cut`.
@@ -342,8 +250,9 @@ def _walk_block(level, slope, plus, minus, tol, tol_s, max_ties) -> Walk:
     first = right_side_of(start)
     notes = (
         _write(first, _SIDE_AT)
-        | _bit(first != MINUS, _SAW_PLUS_AT)
-        | _bit(first != PLUS, _SAW_MINUS_AT)
+        # What wins strictly at s = 1 wins just before it.
+        | _bit((first != MINUS) | (side_of(end) == PLUS), _SAW_PLUS_AT)
+        | _bit((first != PLUS) | (side_of(end) == MINUS), _SAW_MINUS_AT)
         | _write(jnp.zeros_like(first), _BEFORE_AT)
     )
     state = (
@@ -357,9 +266,10 @@ def _walk_block(level, slope, plus, minus, tol, tol_s, max_ties) -> Walk:
     )
     limit = 16 * level.shape[0] + 64
     state = lax.while_loop(
-        lambda state: jnp.any(_unfinished(state)) & (state[-1] < limit), step, state
+        lambda state: jnp.any(_unfinished(state, max_ties)) & (state[-1] < limit), step, state
     )
     path, _, notes, ties = move_on(state)
+    saw_plus, saw_minus = notes >> _SAW_PLUS_AT & 1 > 0, notes >> _SAW_MINUS_AT & 1 > 0
     return Walk(
         lo=ties[0],
         hi=ties[1],
@@ -368,17 +278,21 @@ def _walk_block(level, slope, plus, minus, tol, tol_s, max_ties) -> Walk:
         num_ties=notes >> _COUNT_AT,
         first=first,
         last=_read(notes, _LAST_AT),
-        saw_plus=notes >> _SAW_PLUS_AT & 1 > 0,
-        saw_minus=notes >> _SAW_MINUS_AT & 1 > 0,
-        finished=path[0, 0] >= 1,
+        saw_plus=saw_plus,
+        saw_minus=saw_minus,
+        finished=(path[0, 0] >= 1) | (saw_plus & saw_minus & (max_ties == 0)),
     )
 
 
-def _unfinished(state):
+def _unfinished(state, max_ties: int):
     """Which lanes have neither reached s = 1 nor decided to go there next."""
-    path, _, move = state[:3]
+    path, _, move, _, notes = state[:5]
     to_end = (move & _TO_END > 0) | ((move & _TO_NEXT > 0) & (path[1, 0] >= 1))
-    return (path[0, 0] < 1) & ~to_end
+    unfinished = (path[0, 0] < 1) & ~to_end
+    if max_ties == 0:
+        saw = notes >> _SAW_PLUS_AT & notes >> _SAW_MINUS_AT & 1
+        unfinished &= saw == 0
+    return unfinished
 
 
 def _bit(flag, position: int):

@@ -9,18 +9,27 @@ from jaxtyping import Array, ArrayLike, Bool, Int
 from ..problem import AbstractProblem
 from ._codes import Certainty, Phase
 from ._results import Equilibria, Rationalizable
-from ._solve import prepare, solve
+from ._solve import check_rows, prepare, solve
 
-# Rows of equilibria by default; the same in every question, so that all of them share one
-# compiled solver.
 _ROWS = 8
 
 
 @eqx.filter_jit
 def _solve(problem, exploration, max_equilibria, tolerance):
-    found, possible = solve(problem, exploration, max_equilibria, tolerance)
-    code = None if problem.safe is None else phase_of(problem, found.pure, possible.certainty)
+    found, possible, valid = solve(problem, exploration, max_equilibria, tolerance)
+    code = None
+    if problem.safe is not None:
+        code = phase_of(problem.safe, found.pure, possible.certainty, valid)
     return found, possible, code
+
+
+def solve_all(
+    problem: AbstractProblem, exploration: ArrayLike, max_equilibria: int
+) -> tuple[Equilibria, Rationalizable, Int[Array, ""] | None]:
+    """Answer every question with one program; there is no phase without a ``safe`` mask."""
+    check_rows(max_equilibria)
+    exploration, tolerance = prepare(problem, exploration, None, None)
+    return _solve(problem, exploration, max_equilibria, tolerance)
 
 
 def equilibria(
@@ -68,7 +77,8 @@ def equilibria(
     mixed: sycophantic 0.333333, honest 0.666667 (unstable; best fit 0.5)
     pure: sycophantic (stable; best fit 0.7)
     """
-    exploration, tolerance = prepare(problem, exploration, max_equilibria, tol_fit, tol_payoff)
+    check_rows(max_equilibria)
+    exploration, tolerance = prepare(problem, exploration, tol_fit, tol_payoff)
     return _solve(problem, exploration, max_equilibria, tolerance)[0]
 
 
@@ -108,8 +118,8 @@ def rationalizable(
     >>> print(bn.rationalizable(problem).summary(problem))
     rationalizable: deceive; excluded: comply
     """
-    exploration, tolerance = prepare(problem, exploration, _ROWS, tol_fit, tol_payoff)
-    return _solve(problem, exploration, _ROWS, tolerance)[1]
+    exploration, tolerance = prepare(problem, exploration, tol_fit, tol_payoff)
+    return _solve(problem, exploration, 0, tolerance)[1]
 
 
 def phase(
@@ -144,9 +154,9 @@ def phase(
     >>> [bn.Phase(int(code)).name for code in phases(jax.numpy.array([0.2, 0.8]))]
     ['UNSAFE', 'MULTISTABLE']
     """
-    exploration, tolerance = prepare(problem, exploration, _ROWS, tol_fit, tol_payoff)
+    exploration, tolerance = prepare(problem, exploration, tol_fit, tol_payoff)
     require_safe(problem)
-    code = _solve(problem, exploration, _ROWS, tolerance)[2]
+    code = _solve(problem, exploration, 0, tolerance)[2]
     assert code is not None
     return code
 
@@ -161,11 +171,12 @@ def require_safe(problem: AbstractProblem) -> None:
 
 
 def phase_of(
-    problem: AbstractProblem, pure: Bool[Array, " actions"], certainty: Int[Array, " actions"]
+    safe: Bool[Array, " actions"],
+    pure: Bool[Array, " actions"],
+    certainty: Int[Array, " actions"],
+    valid: Bool[Array, ""],
 ) -> Int[Array, ""]:
     """Phase from which pure strategies are equilibria and what is rationalizable."""
-    assert problem.safe is not None
-    safe = problem.safe
     possible = certainty != Certainty.OUT
     certain = certainty == Certainty.IN
     safe_pure, unsafe_pure = jnp.any(pure & safe), jnp.any(pure & ~safe)
@@ -178,4 +189,4 @@ def phase_of(
     code = jnp.where(jnp.any(certain) & ~jnp.any(possible & ~safe), int(Phase.SAFE), code)
     code = jnp.where(jnp.any(certain) & ~jnp.any(possible & safe), int(Phase.UNSAFE), code)
     code = jnp.where(~jnp.any(possible), int(Phase.INVALID), code)
-    return jnp.where(problem.is_valid(), code, int(Phase.INVALID))
+    return jnp.where(valid, code, int(Phase.INVALID))

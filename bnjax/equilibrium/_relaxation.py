@@ -179,7 +179,7 @@ def _candidates(
             reduced.support,
         )
         none = jnp.zeros((num_models, 1), dtype)
-        found, _ = solve_two_actions(part, none, jnp.zeros((), dtype), 2, tolerance)
+        found, _, _ = solve_two_actions(part, none, jnp.zeros((), dtype), 2, tolerance)
         mixed = found.valid & ~found.is_pure & ~again
         rows = jnp.zeros((2, num_actions), dtype)
         start = rows.at[:, pair].set(found.strategy)

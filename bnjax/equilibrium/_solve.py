@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._check import check_exploration
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
@@ -24,19 +24,22 @@ def problem_dtype(problem: AbstractProblem):
 def prepare(
     problem: AbstractProblem,
     exploration: ArrayLike,
-    max_equilibria: int,
     tol_fit: ArrayLike | None,
     tol_payoff: ArrayLike | None,
 ) -> tuple[Float[Array, ""], Tolerance]:
     """Check the arguments that all solvers share, on the host where they have values."""
     if not isinstance(problem, AbstractProblem):
         raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
-    if not isinstance(max_equilibria, int) or max_equilibria < 1:
-        raise ValueError(f"`max_equilibria` must be a positive integer; got {max_equilibria!r}.")
     dtype = problem_dtype(problem)
     return check_exploration(exploration).astype(dtype), default_tolerance(
         dtype, tol_fit, tol_payoff
     )
+
+
+def check_rows(max_equilibria: int) -> None:
+    """Refuse a number of rows that is none."""
+    if not isinstance(max_equilibria, int) or max_equilibria < 1:
+        raise ValueError(f"`max_equilibria` must be a positive integer; got {max_equilibria!r}.")
 
 
 def solve(
@@ -44,15 +47,19 @@ def solve(
     exploration: Float[Array, ""],
     max_equilibria: int,
     tolerance: Tolerance,
-) -> tuple[Equilibria, Rationalizable]:
-    """Solve by the algorithm that the kind of problem allows."""
+) -> tuple[Equilibria, Rationalizable, Bool[Array, ""]]:
+    """Solve by the algorithm that the kind of problem allows, and say whether it makes sense.
+
+    With ``max_equilibria = 0`` no equilibria are listed, and the solvers do only what it takes
+    to know which pure strategies are equilibria and what is rationalizable.
+    """
     if isinstance(problem, FamilyProblem):
         by_family = solve_continuous_pair if problem.num_actions == 2 else solve_continuous_many
-        return by_family(problem, exploration, max_equilibria, tolerance)
+        return *by_family(problem, exploration, max_equilibria, tolerance), problem.is_valid()
     assert isinstance(problem, AbstractFiniteProblem)
-    args = problem.reduced_form(), problem.theta, exploration, max_equilibria, tolerance
+    args = problem.theta, exploration, max_equilibria, tolerance
     if problem.num_actions == 2:
-        return solve_two_actions(*args)
-    if num_systems(problem.num_actions, problem.num_models) <= MAX_SYSTEMS:
-        return solve_by_enumeration(*args)
-    return solve_by_relaxation(*args)
+        return solve_two_actions(problem, *args)
+    few = num_systems(problem.num_actions, problem.num_models) <= MAX_SYSTEMS
+    by_models = solve_by_enumeration if few else solve_by_relaxation
+    return *by_models(problem.reduced_form(), *args), problem.is_valid()

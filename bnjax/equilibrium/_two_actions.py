@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..problem import ReducedForm
+from ..problem import AbstractFiniteProblem, ReducedForm
 from ._components import Components, Ties, components, rationalizable_pair
 from ._envelope import Walk, walk
+from ._lanes import in_lanes, kept
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance
 from ._verify import admissible, misfit, payoff_range, residual, uninformative
 
 
 def solve_two_actions(
-    reduced: ReducedForm,
+    problem: AbstractFiniteProblem | ReducedForm,
     theta: Float[Array, "models parameters"],
     exploration: Float[Array, ""],
     max_equilibria: int,
     tolerance: Tolerance,
-) -> tuple[Equilibria, Rationalizable]:
-    """All equilibria and the rationalizable set; play is s = sigma[0].
+) -> tuple[Equilibria, Rationalizable, Bool[Array, ""]]:
+    """All equilibria, the rationalizable set, and whether the problem makes sense.
+
+    Play is s = sigma[0].
 
     Parameters
     ----------
-    reduced : the problem as it is without exploration.
+    problem : the problem, or all that is known of it, as it is without exploration.
     theta : [M, D] parameters, for reporting best fits.
     exploration : tremble.
     max_equilibria : rows of the answer.
     tolerance : what counts as a tie.
     """
+    facts = _facts(problem, exploration, max_equilibria, tolerance)
+    met, optimal = facts.met, facts.optimal
+    reduced = problem if isinstance(problem, ReducedForm) else problem.reduced_form()
     reduced = reduced.explored(exploration)
     gain = reduced.payoffs[:, 0] - reduced.payoffs[:, 1]
     slack = tolerance.payoff * payoff_range(reduced)
     favours = jnp.stack([gain >= -slack, gain <= slack])
-    met = _walk_play(reduced, favours, max_equilibria, tolerance)
-    optimal = _optimal_when_pure(reduced, favours, tolerance)
     pure = jnp.diagonal(optimal)
     listed = jnp.arange(max_equilibria, dtype=jnp.int32) < met.num_ties
     ties = Ties(met.lo, met.hi, met.before, met.after, listed, met.first, met.last)
     rows = components(ties, pure, max_equilibria, tolerance)
+    found = rows.num
     rows, belief = jax.vmap(lambda row: _polish(reduced, gain, favours, row, tolerance))(
-        rows._replace(num=jnp.broadcast_to(rows.num, rows.lo.shape))
+        rows._replace(num=jnp.broadcast_to(found, rows.lo.shape))
     )
     strategy = jnp.stack([rows.lo, 1 - rows.lo], -1)
     strategy_end = jnp.stack([rows.hi, 1 - rows.hi], -1)
@@ -63,36 +70,95 @@ def solve_two_actions(
         residual=jnp.where(rows.valid, left_over, 0.0),
         valid=rows.valid,
         pure=pure,
-        complete=met.finished & (rows.num[0] <= max_equilibria) & (met.num_ties <= max_equilibria),
+        complete=met.finished & (found <= max_equilibria) & (met.num_ties <= max_equilibria),
         tol_fit=tolerance.fit,
         tol_payoff=tolerance.payoff,
     )
     interior = jnp.stack([met.saw_plus, met.saw_minus])
-    return equilibria, rationalizable_pair(interior, optimal, met.finished, tolerance)
+    possible = rationalizable_pair(interior, optimal, met.finished, tolerance)
+    return equilibria, possible, facts.valid
 
 
-def _walk_play(reduced: ReducedForm, favours: Array, max_ties: int, tolerance: Tolerance) -> Walk:
-    """Walk along strictly mixed play, where only models that allow everything take part."""
-    usable = reduced.support & ~reduced.ruled_out.any(1)
-    return walk(
-        reduced.kl[:, 1],
-        reduced.kl[:, 0] - reduced.kl[:, 1],
-        favours[0] & usable,
-        favours[1] & usable,
-        tolerance.fit / 1.5,  # the walk calls 1.5 times its tolerance a tie
-        tolerance.play,
-        max_ties,
-    )
+class _Facts(NamedTuple):
+    """What takes a look at every model.
+
+    ``met`` along mixed play; ``optimal`` [played, reply, ...] whether an action is a best reply
+    to some belief that fits each pure strategy; ``valid`` [...] whether the numbers make sense.
+    """
+
+    met: Walk
+    optimal: Bool[Array, "2 2 *batch"]
+    valid: Bool[Array, "*batch"]
 
 
-def _optimal_when_pure(
-    reduced: ReducedForm, favours: Bool[Array, "2 models"], tolerance: Tolerance
-) -> Bool[Array, "played reply"]:
-    """Whether each action is a best reply to some belief that fits each pure strategy."""
-    usable = reduced.support[:, None] & ~reduced.ruled_out
-    best = jnp.where(usable, reduced.kl, jnp.inf).min(0)
-    fits = usable & (reduced.kl <= best + tolerance.fit)
-    return jnp.any(fits.T[:, None] & favours, axis=-1)
+def _facts(
+    problem: AbstractFiniteProblem | ReducedForm,
+    exploration: Float[Array, ""],
+    max_ties: int,
+    tolerance: Tolerance,
+) -> _Facts:
+    """Go through the models of many cells together; not differentiable."""
+    if isinstance(problem, ReducedForm):
+        given = problem
+    else:
+        given = problem.consequence, problem.models, problem.log_prior
+
+    def block(given, exploration, tol_fit, tol_payoff) -> _Facts:
+        kl, ruled_out, (u_0, u_1), support, valid = _columns(given)
+        high = jnp.max(jnp.where(support, jnp.maximum(u_0, u_1), -jnp.inf), axis=0)
+        low = jnp.min(jnp.where(support, jnp.minimum(u_0, u_1), jnp.inf), axis=0)
+        slack = tol_payoff * (high - low)
+        favours = u_0 - u_1 >= -slack, u_0 - u_1 <= slack
+        refuted = (ruled_out[0] | ruled_out[1]) & (exploration > 0)
+        usable = [support & ~(out | refuted) for out in ruled_out]
+        mean = 0.5 * (kl[0] + kl[1])
+        kl = [(1 - exploration) * k + exploration * mean for k in kl]
+
+        def optimal(kl, usable):
+            best = [jnp.min(jnp.where(usable & f, kl, jnp.inf), axis=0) for f in favours]
+            least = jnp.minimum(*best)
+            return jnp.stack([(b <= least + tol_fit) & (b < jnp.inf) for b in best])
+
+        # Strictly mixed play leaves only models that allow everything.
+        both = usable[0] & usable[1]
+        level, slope = jnp.where(both, kl[1], 0.0), jnp.where(both, kl[0] - kl[1], 0.0)
+        plus, minus = favours[0] & both, favours[1] & both
+        # The walk calls 1.5 times its tolerance a tie.
+        met = walk(level, slope, plus, minus, tol_fit / 1.5, tolerance.play, max_ties)
+        pure = jnp.stack([optimal(*parts) for parts in zip(kl, usable, strict=True)])
+        lanes = met.first.shape
+        return _Facts(met, jnp.broadcast_to(pure, (2, 2, *lanes)), jnp.broadcast_to(valid, lanes))
+
+    args = given, exploration, tolerance.fit, tolerance.payoff
+    num_models = problem.support.shape[0]
+    return in_lanes(block, args, num_models)
+
+
+def _columns(given):
+    """Divergences, refutations and payoffs by action, support, all [M, lanes]; valid [lanes].
+
+    Columns and no [A, M, lanes] array: see `over_terms`.
+    """
+
+    def models_last(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, -2)
+
+    if isinstance(given, ReducedForm):
+        kl, ruled_out, payoffs = (
+            tuple(models_last(x)) for x in (given.kl, given.ruled_out, given.payoffs)
+        )
+        return kl, ruled_out, payoffs, given.support, jnp.ones(given.support.shape[1:], bool)
+    consequence, models, log_prior = given
+    consequence = jax.tree.map(lambda x: x[..., None, :], consequence)
+    models = jax.tree.map(models_last, models)
+    kl, ruled_out, payoffs = kept(type(consequence).by_action, consequence, models)
+    support = log_prior > -jnp.inf
+    finite = jnp.isfinite(sum(kl) + sum(payoffs))  # what is not, is not in the sum either
+    sensible = (consequence.model_is_valid(models) & finite) | ~support
+    sensible &= ~jnp.isnan(log_prior)
+    covers = jnp.any(support & ~(ruled_out[0] | ruled_out[1]), axis=0)
+    valid = jnp.all(sensible, axis=0) & covers & consequence.is_valid()[0]
+    return kl, ruled_out, payoffs, support, valid
 
 
 def _polish(

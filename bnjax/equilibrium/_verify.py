@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._numerics import sum_last
 from ..problem import ReducedForm
 from ._codes import Stability
 from ._tolerance import Tolerance
@@ -25,9 +26,7 @@ def admissible(reduced: ReducedForm, strategy: Float[Array, " actions"]) -> Bool
 
 def misfit(reduced: ReducedForm, strategy: Float[Array, " actions"]) -> Float[Array, " models"]:
     """How much worse than the best model each one fits, in nats; inf where refuted."""
-    value = jnp.where(
-        admissible(reduced, strategy), jnp.sum(reduced.kl * strategy, axis=1), jnp.inf
-    )
+    value = jnp.where(admissible(reduced, strategy), sum_last(reduced.kl * strategy), jnp.inf)
     return value - value.min()
 
 

@@ -1,0 +1,49 @@
+"""Small numerical helpers that every layer may use.
+
+XLA's CPU backend vectorises a chain of operations over a batch, but runs an operation over two
+actions or three consequences one element at a time. What is short is therefore written out.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+
+from jaxtyping import Array, Float
+
+_FEW = 8
+
+
+def sum_last(array: Float[Array, "*batch terms"]) -> Float[Array, "*batch"]:
+    """Sum over the last axis, written out where it is short."""
+    if not 0 < array.shape[-1] <= _FEW:
+        return array.sum(-1)
+    return functools.reduce(operator.add, [array[..., i] for i in range(array.shape[-1])])
+
+
+def over_terms(
+    function: Callable[..., tuple[Array, ...]], *args: Array
+) -> tuple[tuple[Array, ...], ...]:
+    """Sum of ``function(*args)`` over the second axis, written out where there is little.
+
+    Parameters
+    ----------
+    function : acts element by element and returns a tuple of arrays. No booleans: with
+        logical operators in it, a loop is no longer vectorised.
+    args : [rows, terms, ...] each, with trailing dimensions that broadcast.
+
+    Returns
+    -------
+    for each array of the tuple, the sums of every row. Not stacked: a loop that writes to two
+    places is not vectorised either.
+    """
+    rows, terms = args[0].shape[:2]
+    if not 0 < rows * terms <= 2 * _FEW:
+        return tuple(tuple(x.sum(1)) for x in function(*args))
+
+    def row(i: int):
+        parts = [function(*(arg[i, j] for arg in args)) for j in range(terms)]
+        return [functools.reduce(operator.add, part) for part in zip(*parts, strict=True)]
+
+    return tuple(zip(*map(row, range(rows)), strict=True))
