@@ -270,8 +270,9 @@ def test_errors_are_one_line_with_status_2():
 
 def test_settings_are_made_in_the_process(tmp_path):
     code = """
-import os, jax, bnjax.cli as cli
-with cli._settings(x64=True):
+import os, jax
+from bnjax.cli._common import settings
+with settings(x64=True):
     assert jax.device_count("cpu") == len(os.sched_getaffinity(0))
     assert jax.numpy.ones(()).dtype == "float64"
     cache = os.path.join(os.environ["XDG_CACHE_HOME"], "bnjax", "jax")

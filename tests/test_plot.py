@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 
 import bnjax as bn
+from bnjax.plot._best_fits import _lower_envelope, _play_curve
 
 Phase = bn.Phase
 AXIS = np.linspace(0, 1, 21)
@@ -667,7 +668,7 @@ def test_a_pure_strategy_that_teaches_nothing_leaves_a_set_of_best_fits():
 
 @pytest.mark.slow
 def test_best_fits_of_a_family():
-    curves = bn.plot._play_curve(bn.scenarios.deception(p_detect=0.3, detect_upper=0.9), 0.0)
+    curves = _play_curve(bn.scenarios.deception(p_detect=0.3, detect_upper=0.9), 0.0)
     np.testing.assert_allclose(curves.theta, 0.3, atol=1e-3)
     assert curves.play.min() > 0  # where there is a set, and no value
     assert curves.play.max() == 1
@@ -683,7 +684,7 @@ def test_lower_envelope_of_random_lines():
         level, slope = rng.normal(size=(2, 6))
         usable = rng.random(6) < 0.8
         usable[0] = True
-        pieces = bn.plot._lower_envelope(level, slope, usable)
+        pieces = _lower_envelope(level, slope, usable)
         assert pieces[0][0] == 0
         assert pieces[-1][1] == 1
         for low, high, model in pieces:

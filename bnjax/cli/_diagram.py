@@ -1,0 +1,243 @@
+"""``bnjax phase-diagram``: a scenario solved on a grid, stored and drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from .. import Phase, phase_diagram
+from ._common import (
+    EXPLORATION,
+    PHASE_COLOURS,
+    actions_of,
+    assignments,
+    check_parameter,
+    defaults_of,
+    find_scenario,
+    meaning_of,
+    new_console,
+    new_table,
+    number_text,
+    read_float,
+    settings,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_AXES = {  # where it is obvious what a diagram of a scenario shows
+    "sycophancy": ("p_sycophantic=0:1:201", "p_honest=0:1:201"),
+    "hallucination": ("p_fabricate=0:1:201", "p_abstain=0:1:201"),
+    "deception": ("p_detect=0:1:201", "detect_upper=0:1:201"),
+}
+
+
+@click.command("phase-diagram", short_help="Solve on a grid, and draw the phases.")
+@click.argument("scenario")
+@click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--x", "x_axis", metavar="NAME=LOW:HIGH:N", help="What varies along x.")
+@click.option("--y", "y_axis", metavar="NAME=LOW:HIGH:N", help="What varies along y.")
+@click.option(
+    "--exploration",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Probability with which play trembles to a uniform action. `exploration` can also be "
+    "the NAME of an axis.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory for phase_diagram.nc (or .zarr) and phase_diagram.png.",
+)
+@click.option(
+    "--format", "kind", type=click.Choice(["netcdf", "zarr"]), default="netcdf", show_default=True
+)
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
+@click.option("--x64/--x32", default=False, show_default=True, help="Floating-point precision.")
+@click.option(
+    "--boundaries/--no-boundaries",
+    default=None,
+    help="Draw the boundaries that theory gives.  [default: where it gives them]",
+)
+def draw_phase_diagram(
+    scenario: str,
+    values: tuple[str, ...],
+    x_axis: str | None,
+    y_axis: str | None,
+    exploration: float,
+    out: Path,
+    kind: str,
+    force: bool,
+    x64: bool,
+    boundaries: bool | None,
+) -> None:
+    """Solve SCENARIO on a grid of one or two of its parameters, and draw its phases.
+
+    Other parameters can be fixed by NAME=VALUE; the rest keep their defaults. Without --x
+    and --y, sycophancy, hallucination and deception are drawn over their two probabilities.
+
+    \b
+    Examples:
+      bnjax phase-diagram sycophancy --out results
+      bnjax phase-diagram sycophancy width=1 --x exploration=0:0.5:51 \\
+          --y p_honest=0:1:101 --out results
+
+    JAX is made to see every processor core that this process may use as a device of its own,
+    and keeps compiled programs in JAX_COMPILATION_CACHE_DIR, or else in bnjax/jax under
+    XDG_CACHE_HOME (~/.cache), so that the next diagram starts sooner.
+    """  # noqa: D301
+    make = find_scenario(scenario)
+    fixed = assignments(make, values)
+    axes = _axes(make, x_axis, y_axis, fixed)
+    if kind == "zarr" and find_spec("zarr") is None:
+        raise click.UsageError("`--format zarr` needs the package zarr: pip install zarr")
+    data = out / ("phase_diagram.nc" if kind == "netcdf" else "phase_diagram.zarr")
+    picture = out / "phase_diagram.png"
+    for path in (data, picture):
+        if path.exists() and not force:
+            raise click.UsageError(f"{path} exists; pass --force to overwrite it")
+    with settings(x64):
+        if actions_of(make)[1] is None:
+            raise click.UsageError(f"{scenario} has no phases: it calls none of its actions safe")
+        with _progress() as report:
+            diagram = phase_diagram(
+                make, axes, exploration=exploration, fixed=fixed, progress=report
+            )
+        figure = _figure(diagram, boundaries)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(data, lambda path: _save(diagram, path, kind))
+    _write(picture, lambda path: figure.savefig(path, dpi=200))
+    _print_diagram(diagram, exploration, fixed, (data, picture))
+
+
+def _axes(
+    make: Callable[..., Any], x_axis: str | None, y_axis: str | None, fixed: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Values along x and y. What is fixed by name does not become an axis by default."""
+    defaults = _AXES.get(make.__name__, (None, None))
+    chosen = {}
+    for text, default in zip((x_axis, y_axis), defaults, strict=True):
+        if text is None and default is not None and default.partition("=")[0] not in fixed:
+            text = default
+        if text is not None:
+            name, values = _axis(text)
+            if name != EXPLORATION:
+                check_parameter(make, name)
+            if name in fixed:
+                raise click.UsageError(f"`{name}` is both an axis and fixed by NAME=VALUE")
+            if name in chosen:
+                raise click.UsageError(f"`{name}` is on both axes; choose another --x or --y")
+            chosen[name] = values
+    if not chosen:
+        raise click.UsageError(
+            f"{make.__name__} needs an axis: --x NAME=LOW:HIGH:N, where NAME is one of "
+            f"{', '.join([*defaults_of(make), EXPLORATION])}"
+        )
+    return chosen
+
+
+def _axis(text: str) -> tuple[str, np.ndarray]:
+    """Read NAME=LOW:HIGH:N."""
+    name, equals, interval = text.partition("=")
+    parts = interval.split(":")
+    if not (name and equals and len(parts) == 3):
+        raise click.UsageError(f"an axis must be NAME=LOW:HIGH:N; got `{text}`")
+    low, high = (read_float(name, part) for part in parts[:2])
+    if not parts[2].isdecimal() or int(parts[2]) < 2:
+        raise click.UsageError(
+            f"axis `{name}` must have a whole number of points, at least 2; got `{parts[2]}`"
+        )
+    if not low < high:
+        raise click.UsageError(f"axis `{name}` must run upwards; got {low:g} to {high:g}")
+    return name, np.linspace(low, high, int(parts[2]))
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Progress on stderr: compiling until the first cells are there, then a bar."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}")
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet
+    ) as bar:
+        task = bar.add_task("compiling", total=None, cells="")
+
+        def report(done: int, total: int) -> None:
+            cells = f"{done:,} of {total:,} cells"
+            bar.update(task, description="solving", total=total, completed=done, cells=cells)
+
+        yield report
+
+
+def _figure(diagram: xr.Dataset, boundaries: bool | None) -> Any:
+    from .. import plot  # matplotlib takes a second to import
+
+    if boundaries is not None:
+        return plot.phase_diagram(diagram, boundaries=boundaries)
+    try:
+        return plot.phase_diagram(diagram, boundaries=True)
+    except ValueError:  # nobody asked for boundaries that theory does not give
+        return plot.phase_diagram(diagram, boundaries=False)
+
+
+def _save(diagram: xr.Dataset, path: Path, kind: str) -> None:
+    if kind == "netcdf":
+        diagram.to_netcdf(path, engine="netcdf4")
+    else:
+        diagram.to_zarr(path, mode="w", zarr_format=2)
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside the target and move it there, so that nobody ever sees half of it."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bnjax-") as folder:
+        new, old = Path(folder) / path.name, Path(folder) / "old"
+        write(new)
+        if path.is_dir():  # only a file can be replaced by a rename
+            path.rename(old)
+        new.replace(path)
+
+
+def _print_diagram(
+    diagram: xr.Dataset, exploration: float, fixed: Mapping[str, Any], paths: Iterable[Path]
+) -> None:
+    """Say what was computed: shares of the phases, and where the files are."""
+    console = new_console()
+    values = json.loads(diagram.attrs["fixed"])
+    if EXPLORATION in diagram.attrs:
+        values[EXPLORATION] = exploration
+    over = " x ".join(f"{dim} ({diagram.sizes[dim]})" for dim in diagram.phase.dims)
+    others = ", ".join(f"{name} = {number_text(x)}" for name, x in values.items())
+    console.print(Text(f"{diagram.attrs['scenario']} over {over}; {others}", style="dim"))
+    table = new_table("Phases")
+    table.add_column("phase")
+    table.add_column("share", justify="right")
+    table.add_column("cells", justify="right")
+    table.add_column("meaning")
+    codes, counts = np.unique(diagram.phase.values, return_counts=True)
+    for code, count in zip(map(Phase, codes), counts, strict=True):
+        table.add_row(
+            Text(code.name, style=PHASE_COLOURS.get(code, "")),
+            f"{count / counts.sum():.1%}",
+            f"{count:,}",
+            meaning_of(Phase, code.name),
+        )
+    console.print(table)
+    incomplete = int((~diagram.complete).sum())
+    if incomplete:
+        console.print(Text(f"In {incomplete:,} cells there may be more equilibria than listed."))
+    for path in paths:
+        console.print(Text(f"wrote {path}"), soft_wrap=True)

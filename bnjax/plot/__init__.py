@@ -1,0 +1,27 @@
+"""Figures, with matplotlib: phase diagrams, equilibrium branches, divergences, best fits.
+
+Every function builds a `matplotlib.figure.Figure` of its own, at the width of a journal's
+column, or draws into the axes it is given, and returns the figure; neither `pyplot` nor
+`rcParams` is touched. Colours and hatching keep their meaning from figure to figure, and
+survive colour blindness and grey printing.
+"""
+
+from ._best_fits import best_fit_curve as best_fit_curve
+from ._branches import bifurcation as bifurcation
+from ._diagram import phase_diagram as phase_diagram
+from ._divergences import divergences as divergences
+from ._style import COLUMN as COLUMN
+from ._style import PAGE as PAGE
+from ._style import PHASE_STYLES as PHASE_STYLES
+from ._style import PhaseStyle as PhaseStyle
+
+__all__ = [
+    "COLUMN",
+    "PAGE",
+    "PHASE_STYLES",
+    "PhaseStyle",
+    "best_fit_curve",
+    "bifurcation",
+    "divergences",
+    "phase_diagram",
+]
