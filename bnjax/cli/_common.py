@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import math
 import os
@@ -126,6 +127,10 @@ def settings(x64: bool) -> Iterator[None]:
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: getattr(jax.config, name) for name in wanted}
+    # Tracing makes millions of small objects and hardly any garbage: collecting it takes a
+    # second of a command that takes ten.
+    collects = gc.isenabled()
+    gc.disable()
     for name, value in wanted.items():
         jax.config.update(name, value)
     try:
@@ -134,6 +139,8 @@ def settings(x64: bool) -> Iterator[None]:
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+        if collects:
+            gc.enable()
 
 
 # Text and tables.

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 Function = Callable[[Array], tuple[Array, Array]]
 
-_TRIPS_ONE_DIMENSION = 10
+_TRIPS_ONE_DIMENSION = 11
 _TRIPS = 20
 _STEP_LENGTHS = (1.0, 0.5, 0.2, 0.05, 0.005)
 
@@ -34,7 +34,7 @@ def minimise(
     Parameters
     ----------
     function : point [D] -> (value, whether the value is infinite).
-    nodes : [G, D] starts; for D = 1 in increasing order.
+    nodes : [G, D] starts; for D = 1 evenly spaced from bound to bound.
     lower, upper : [D] bounds.
     values : [G] the function at the nodes (``inf`` allowed), where they are known already.
     """
@@ -43,14 +43,12 @@ def minimise(
         values = jnp.where(infinite, jnp.inf, finite)
     best = jnp.argmin(values)
     if nodes.shape[1] == 1:
-        left = nodes[jnp.maximum(best - 1, 0), 0]
-        right = nodes[jnp.minimum(best + 1, nodes.shape[0] - 1), 0]
-        return _one_dimension(function, nodes[best, 0], left, right, lower[0], upper[0])[None]
+        return _one_dimension(function, best, nodes.shape[0], lower[0], upper[0])[None]
     return _projected_newton(function, nodes[best], lower, upper)
 
 
-def _one_dimension(function: Function, start, left, right, lower, upper) -> Float[Array, ""]:
-    """Find where the slope changes sign between two neighbours of the best node."""
+def _one_dimension(function: Function, best, num_nodes: int, lower, upper) -> Float[Array, ""]:
+    """Find where the slope changes sign between the neighbours of the best node."""
 
     def slope(x):
         return jax.jvp(lambda y: function(y[None])[0], (x,), (jnp.ones_like(x),))[1]
@@ -59,23 +57,30 @@ def _one_dimension(function: Function, start, left, right, lower, upper) -> Floa
     def slope_and_curvature(x):
         return jax.jvp(slope, (x,), (jnp.ones_like(x),))
 
+    def node(k):
+        inside = lower + k.astype(lower.dtype) / (num_nodes - 1) * (upper - lower)
+        return jnp.where(k <= 0, lower, jnp.where(k >= num_nodes - 1, upper, inside))
+
     def trip(_, state):
         x, lo, hi = state
         g, h = slope_and_curvature(x)
         lo, hi = jnp.where(g <= 0, x, lo), jnp.where(g >= 0, x, hi)
         newton = x - g / jnp.where(h > 0, h, 1.0)
         inside = (h > 0) & (newton >= lo) & (newton <= hi)
+        # On a bound with the slope outwards, both ends are at the bound and so is x.
         return jnp.where(inside, newton, 0.5 * (lo + hi)), lo, hi
 
-    # A start on the bound would spend its first trips there.
-    inner = jnp.clip(start, left + 0.25 * (right - left), right - 0.25 * (right - left))
-    x, _, _ = lax.stop_gradient(lax.fori_loop(0, _TRIPS_ONE_DIMENSION, trip, (inner, left, right)))
-    (g, outwards), (h, _) = jax.vmap(slope_and_curvature)(jnp.stack([x, start]))
-    # How x moves is a matter of the first-order condition, not of the search for it.
-    drift = (g - lax.stop_gradient(g)) / lax.stop_gradient(jnp.where(h > 0, h, 1.0))
-    x = x - jnp.where(h > 0, drift, 0.0)
-    x = jnp.where((start <= lower) & (outwards >= 0), lower, x)
-    return jnp.where((start >= upper) & (outwards <= 0), upper, x)
+    def search(_, start):
+        bracket = start, node(best - 1), node(best + 1)
+        return lax.fori_loop(0, _TRIPS_ONE_DIMENSION, trip, bracket)[0]
+
+    def divide(linear, y):
+        h = linear(jnp.ones_like(y))
+        return jnp.where(h > 0, y / jnp.where(h > 0, h, 1.0), 0.0)
+
+    x = lax.custom_root(slope, node(best), search, divide)
+    # Here it moves with the bound, and not as the slope would have it.
+    return jnp.where(x <= lower, lower, jnp.where(x >= upper, upper, x))
 
 
 def _projected_newton(function: Function, start, lower, upper) -> Float[Array, " parameters"]:

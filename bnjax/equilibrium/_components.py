@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._numerics import true_first
 from ._codes import Certainty, Stability
 from ._envelope import MINUS, PLUS
 from ._results import Rationalizable
@@ -73,7 +74,7 @@ def components(
     held = ((lo <= 0) | (before == PLUS)) & ((hi >= 1) | (after == MINUS))
     stability = jnp.where(held, int(Stability.STABLE), int(Stability.UNSTABLE))
     is_pure = (lo == hi) & ((lo <= 0) | (hi >= 1))
-    order = jnp.argsort(~valid, stable=True)[:max_equilibria]
+    order = true_first(valid, max_equilibria)
     rows = Components(lo, hi, is_pure, stability, valid, valid.sum())
     return jax.tree.map(lambda x: x[order] if x.ndim else x, rows)
 

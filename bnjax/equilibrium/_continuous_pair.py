@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from .._numerics import sum_last
+from .._numerics import sum_last, true_first
 from ..problem import FamilyProblem
 from ._components import Ties, components, rationalizable_pair
 from ._continuum import Continuum
@@ -60,7 +60,8 @@ class _Pair:
 
     def lines_cross(self, first: Array, second: Array) -> Float[Array, ""]:
         """Intended play at which two thetas fit equally well; zero where none is."""
-        change = self.kl(first) - self.kl(second)
+        rows = jax.vmap(self.kl)(jnp.stack([first, second]))
+        change = rows[0] - rows[1]
         change = jnp.where(jnp.isfinite(change).all(), change, 0.0)
         tremble = self.continuum.exploration
         turn = (1 - tremble) * (change[0] - change[1])
@@ -126,9 +127,15 @@ def solve_continuous_pair(
     )
     pure = jnp.diagonal(optimal)
     rows = components(ties, pure, max_equilibria, tolerance)
+    # On either side of each, because the best fit may jump there.
+    middle = 0.5 * (rows.lo + rows.hi)
+    around = jnp.clip(jnp.concatenate([middle - edge, middle + edge]), 0.0, 1.0)
+    beside = jax.tree.map(
+        lambda x: x.reshape(2, -1, *x.shape[1:]), (around, jax.vmap(pair.mixed)(around))
+    )
     atoms, weight, residual, drift = jax.vmap(
-        lambda lo, hi, is_pure: _support(pair, lo, hi, is_pure, ends, edge)
-    )(rows.lo, rows.hi, rows.is_pure)
+        lambda row, beside: _support(pair, row, beside, ends), in_axes=(0, 1)
+    )((rows.lo, rows.hi, rows.is_pure), beside)
     lo, hi = rows.lo + drift, rows.hi + drift
     strategy = jnp.stack([lo, 1 - lo], -1)
     uninformative = [not any(problem.family.identifies(action)) for action in range(2)]
@@ -172,7 +179,7 @@ def _find_ties(
     # One more change than ties: the last tie may be long.
     num = min(max_ties + 1, grid.shape[0] - 1)
     changes = sides[:-1] != sides[1:]
-    at = jnp.argsort(~changes, stable=True)[:num]
+    at = true_first(changes, num)
     real = changes[at]
     left, right = sides[at], sides[at + 1]
     swaps = (left != TIE) & (right != TIE)
@@ -197,7 +204,7 @@ def _find_ties(
     ending = jnp.minimum(ending, num - 1)
     hi = jnp.where(ended, where[ending], 1.0)
     after = jnp.where(ended, right[ending], TIE)
-    order = jnp.argsort(~opens, stable=True)[:max_ties]
+    order = true_first(opens, max_ties)
     ties = Ties(
         lo[order], hi[order], before[order], after[order], opens[order], sides[0], sides[-1]
     )
@@ -271,7 +278,10 @@ def _change(
 
 
 def _support(
-    pair: _Pair, lo: Array, hi: Array, is_pure: Array, ends: tuple[_Reply, _Reply], edge: float
+    pair: _Pair,
+    row: tuple[Array, Array, Array],
+    beside: tuple[Array, _Reply],
+    ends: tuple[_Reply, _Reply],
 ) -> tuple[Float[Array, "2 parameters"], Float[Array, " 2"], Float[Array, ""], Float[Array, ""]]:
     """A belief of at most two atoms that supports a component, and what it falls short by.
 
@@ -279,16 +289,15 @@ def _support(
     the search for it does not have. (Where the best fit jumps, the derivatives of the atoms
     are those at fixed play.)
     """
+    lo, hi, is_pure = row
     s = 0.5 * (lo + hi)
-    # On either side of s, because the best fit may jump there.
-    around = jnp.clip(jnp.stack([s - edge, s + edge]), 0.0, 1.0)
-    replies = jax.vmap(pair.mixed)(around)
+    around, replies = beside
     left, right = _row(replies, 0), _row(replies, 1)
     straddles = (left.d_least * right.d_most < 0) & (lo == hi) & ~is_pure
     first, second = left.least, right.most
     first = jnp.where(is_pure, jnp.where(s > 0, ends[0].most, ends[1].least), first)
     second = jnp.where(is_pure, first, second)
-    d = pair.gain(first), pair.gain(second)
+    d = jax.vmap(pair.gain)(jnp.stack([first, second]))
     spread = d[0] - d[1]
     share = jnp.where(spread != 0, -d[1] / jnp.where(spread != 0, spread, 1.0), 1.0)
     share = jnp.clip(share, 0.0, 1.0)
@@ -306,7 +315,7 @@ def _support(
     weight = jnp.stack([share, 1 - share])
 
     continuum = pair.continuum
-    expected = share * pair.gain(atoms[0]) + (1 - share) * pair.gain(atoms[1])
+    expected = sum_last(weight * jax.vmap(pair.gain)(atoms))
     wrong_way = jnp.where(s > 0, jnp.maximum(-expected, 0.0), jnp.maximum(expected, 0.0))
     loss = jnp.where(is_pure, wrong_way, jnp.abs(expected))
     loss = loss / jnp.where(continuum.payoff_range > 0, continuum.payoff_range, 1.0)
