@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ._lanes import kept
+
 # Sides of the difference h_plus - h_minus: action 0 is the better reply, tie, action 1 is.
 PLUS, TIE, MINUS = -1, 0, 1
 
@@ -38,7 +40,8 @@ class Walk(NamedTuple):
     ``num_ties`` how many there are (more than E: the rest were dropped), ``first`` and ``last``
     the sides next to s = 0 and s = 1, ``saw_plus`` and ``saw_minus`` whether action 0 and
     action 1 are best replies somewhere strictly between, ``finished`` whether the walk went as
-    far as it had to.
+    far as it had to. ``at_zero`` and ``at_one`` [2] are h_plus and h_minus at both ends, huge
+    where a class is empty.
     """
 
     lo: Float[Array, "ties *batch"]
@@ -51,6 +54,8 @@ class Walk(NamedTuple):
     saw_plus: Bool[Array, "*batch"]
     saw_minus: Bool[Array, "*batch"]
     finished: Bool[Array, "*batch"]
+    at_zero: Float[Array, "2 *batch"]
+    at_one: Float[Array, "2 *batch"]
 
 
 # What a step decides for a lane, as bits, and the running answers of a lane, as bit fields:
@@ -95,8 +100,12 @@ def walk(
     dtype = level.dtype
     big = jnp.asarray(jnp.finfo(dtype).max / 4, dtype)
     lanes = jnp.broadcast_shapes(level.shape, slope.shape, plus.shape, tol.shape)[-1]
-    classes = jnp.stack([jnp.where(plus, level, big), jnp.where(minus, level, big)], axis=1)
-    slopes = slope[:, None]
+
+    def by_class(level, slope, plus, minus):
+        levels = jnp.stack([jnp.where(plus, level, big), jnp.where(minus, level, big)], axis=1)
+        return levels, slope[:, None]
+
+    classes, slopes = kept(by_class, level, slope, plus, minus)
     slope_tie = tol / tol_s
     # Dividing by it changes nothing, but XLA does not repeat a division for every model, as
     # it would with all the arithmetic that leads to `cut`.
@@ -153,7 +162,8 @@ def walk(
         """Move to where the last step's decision allows, and note what was met there."""
         path, between, move, lo, notes, ties, steps = state
         left_s, left_side = path[0, 0], _read(notes, _SIDE_AT)
-        arrive = (move & (_TO_END | _TO_NEXT | _TO_CUT) > 0) & (left_s < 1) & (steps > 0)
+        arrive = (move & (_TO_END | _TO_NEXT | _TO_CUT) > 0) & (left_s < 1)
+        arrive &= (steps > 0) | (move & _TO_END > 0)
         jumped = move & _JUMPED > 0
         rest = path[1:]
         path = jnp.where(
@@ -255,10 +265,12 @@ def walk(
         | _bit((first != PLUS) | (side_of(end) == MINUS), _SAW_MINUS_AT)
         | _write(jnp.zeros_like(first), _BEFORE_AT)
     )
+    # Both ends may prove at once that nothing happens; if not, move to where it is already.
+    at_once = uniform(start, end, first)
     state = (
         jnp.stack([start] + [end] * (_ANCHORS + 1)),
         start,
-        jnp.full(lanes, _TO_CUT, jnp.int32),  # to where it is already
+        jnp.where(at_once, _TO_END, _TO_CUT),
         start[0],
         notes,
         jnp.zeros((4, max_ties, lanes), dtype),
@@ -281,6 +293,8 @@ def walk(
         saw_plus=saw_plus,
         saw_minus=saw_minus,
         finished=(path[0, 0] >= 1) | (saw_plus & saw_minus & (max_ties == 0)),
+        at_zero=start[1:3],
+        at_one=end[1:3],
     )
 
 

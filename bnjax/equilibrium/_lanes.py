@@ -7,6 +7,7 @@ lanes, the same work is several times faster on a CPU.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Numbers in a block of lanes on a CPU: enough lanes for the vector units, few enough that
-# they stay in the cache, that few wait for the slowest, and that XLA does not split one
-# pass over the models between threads, which costs more than the pass.
-_BLOCK_SIZE = 16448
+# Numbers in a block of lanes on a CPU: enough that starting a kernel costs nothing next to
+# running it, few enough that they stay in the cache and that few lanes wait for the slowest.
+_BLOCK_SIZE = 67_000
 
 
 def in_lanes(function: Callable[..., Any], args: Any, num_models: int) -> Any:
@@ -41,31 +41,32 @@ def in_lanes(function: Callable[..., Any], args: Any, num_models: int) -> Any:
 
     @jax.custom_batching.custom_vmap
     def call(*leaves):
-        return _in_blocks(
-            lambda *block: function(*jax.tree.unflatten(structure, block)), leaves, num_models
-        )
+        return function(*jax.tree.unflatten(structure, leaves))
 
     @call.def_vmap
     def rule(axis_size, in_batched, *leaves):
         lanes = max(leaf.shape[-1] for leaf in leaves)
 
-        def merge(leaf, batched):
+        def cells_first(leaf, batched):
             if not batched and leaf.shape[-1] == 1:
-                return leaf
+                return None  # the same for all cells
             if not batched:
                 leaf = jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
             leaf = jnp.broadcast_to(leaf, (*leaf.shape[:-1], lanes))
-            return jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], axis_size * lanes)
+            return jnp.moveaxis(leaf, -1, 1).reshape(axis_size * lanes, *leaf.shape[1:-1])
 
-        merged = [merge(leaf, batched) for leaf, batched in zip(leaves, in_batched, strict=True)]
-        large = [i for i, leaf in enumerate(merged) if leaf.shape[-1] > 1 and leaf.ndim > 2]
-        for i, leaf in zip(large, kept(lambda *x: x, *(merged[i] for i in large)), strict=True):
-            merged[i] = leaf
-        result = call(*merged)
-        if not any(in_batched):
-            axis_size = 1
+        def block(cells):
+            both = zip(leaves, cells, strict=True)
+            merged = [leaf if own is None else jnp.moveaxis(own, 0, -1) for leaf, own in both]
+            large = [i for i, own in enumerate(cells) if own is not None and own.ndim > 2]
+            for i, leaf in zip(large, kept(lambda *x: x, *(merged[i] for i in large)), strict=True):
+                merged[i] = leaf
+            return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), call(*merged))
+
+        cells = [cells_first(*pair) for pair in zip(leaves, in_batched, strict=True)]
+        result = _in_blocks(block, cells, axis_size * lanes, num_models)
         split = jax.tree.map(
-            lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], axis_size, lanes), -2, 0), result
+            lambda x: jnp.moveaxis(x.reshape(axis_size, lanes, *x.shape[1:]), 1, -1), result
         )
         return split, jax.tree.map(lambda _: True, split)
 
@@ -87,34 +88,23 @@ def kept(function: Callable[..., Any], *args: Any) -> Any:
     return lax.fori_loop(0, once, lambda _, __: function(*args), start)
 
 
-def block_lanes(num_models: int) -> int:
-    """How many cells with this many models are best worked on together on a CPU."""
-    return max(16, min(256, 1 << (_BLOCK_SIZE // num_models).bit_length() - 1))
+def block_lanes(numbers: int) -> int:
+    """How many cells with this many numbers each are best worked on together on a CPU."""
+    return max(16, min(1024, 1 << max(0, (_BLOCK_SIZE // numbers).bit_length() - 1)))
 
 
-def _in_blocks(function: Callable[..., Any], leaves: tuple[Any, ...], num_models: int) -> Any:
-    """Apply a function of [..., lanes] arrays to blocks of lanes, one after the other, on a CPU."""
-    lanes = max(leaf.shape[-1] for leaf in leaves)
-    size = block_lanes(num_models)
-    if lanes <= size or jax.default_backend() != "cpu":
-        return function(*leaves)
-    blocks = -(-lanes // size)
+def _in_blocks(function: Callable[[Any], Any], cells: Any, num_cells: int, num_models: int) -> Any:
+    """Apply a function of arrays [cells, ...] to one block after the other, on a CPU."""
+    # What differs between cells is read once, and what is computed from it many times.
+    given = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(cells))
+    size = block_lanes(num_models + given // 2)
+    if num_cells <= size or jax.default_backend() != "cpu":
+        return function(cells)
+    blocks = -(-num_cells // size)
 
     def split(leaf):
-        if leaf.shape[-1] == 1:
-            return None
-        padding = [(0, 0)] * (leaf.ndim - 1) + [(0, blocks * size - lanes)]
-        padded = jnp.pad(leaf, padding, mode="edge")
-        return jnp.moveaxis(padded.reshape(*leaf.shape[:-1], blocks, size), -2, 0)
+        padding = [(0, blocks * size - num_cells)] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, padding, mode="edge").reshape(blocks, size, *leaf.shape[1:])
 
-    mapped = [split(leaf) for leaf in leaves]
-
-    def one(parts):
-        return function(
-            *(leaf if part is None else part for leaf, part in zip(leaves, parts, strict=True))
-        )
-
-    result = lax.map(one, mapped)
-    return jax.tree.map(
-        lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], blocks * size)[..., :lanes], result
-    )
+    result = lax.map(function, jax.tree.map(split, cells))
+    return jax.tree.map(lambda x: x.reshape(blocks * size, *x.shape[2:])[:num_cells], result)

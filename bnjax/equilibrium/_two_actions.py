@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from ..problem import AbstractFiniteProblem, ReducedForm
@@ -105,6 +106,7 @@ def _facts(
 
     def block(given, exploration, tol_fit, tol_payoff) -> _Facts:
         kl, ruled_out, (u_0, u_1), support, valid = _columns(given)
+        big = jnp.finfo(kl[0].dtype).max / 4
         high = jnp.max(jnp.where(support, jnp.maximum(u_0, u_1), -jnp.inf), axis=0)
         low = jnp.min(jnp.where(support, jnp.minimum(u_0, u_1), jnp.inf), axis=0)
         slack = tol_payoff * (high - low)
@@ -114,10 +116,11 @@ def _facts(
         mean = 0.5 * (kl[0] + kl[1])
         kl = [(1 - exploration) * k + exploration * mean for k in kl]
 
-        def optimal(kl, usable):
-            best = [jnp.min(jnp.where(usable & f, kl, jnp.inf), axis=0) for f in favours]
-            least = jnp.minimum(*best)
-            return jnp.stack([(b <= least + tol_fit) & (b < jnp.inf) for b in best])
+        def least(kl, usable):
+            return jnp.stack([jnp.min(jnp.where(usable & f, kl, big), 0) for f in favours])
+
+        def optimal(best):
+            return (best <= best.min(0) + tol_fit) & (best < 0.5 * big)
 
         # Strictly mixed play leaves only models that allow everything.
         both = usable[0] & usable[1]
@@ -125,9 +128,17 @@ def _facts(
         plus, minus = favours[0] & both, favours[1] & both
         # The walk calls 1.5 times its tolerance a tie.
         met = walk(level, slope, plus, minus, tol_fit / 1.5, tolerance.play, max_ties)
-        pure = jnp.stack([optimal(*parts) for parts in zip(kl, usable, strict=True)])
-        lanes = met.first.shape
-        return _Facts(met, jnp.broadcast_to(pure, (2, 2, *lanes)), jnp.broadcast_to(valid, lanes))
+        # Where no model is refuted by one action only, the walk has been to both ends already.
+        best = lax.cond(
+            jnp.all(usable[0] == usable[1]),
+            lambda: (met.at_one, met.at_zero),
+            lambda: tuple(
+                jnp.broadcast_to(least(*parts), met.at_one.shape)
+                for parts in zip(kl, usable, strict=True)
+            ),
+        )
+        valid &= met.at_zero.min(0) < 0.5 * big  # some model allows everything
+        return _Facts(met, jnp.stack([optimal(b) for b in best]), valid)
 
     args = given, exploration, tolerance.fit, tolerance.payoff
     num_models = problem.support.shape[0]
@@ -136,6 +147,8 @@ def _facts(
 
 def _columns(given):
     """Divergences, refutations and payoffs by action, support, all [M, lanes]; valid [lanes].
+
+    ``valid`` is not yet whether some model allows everything.
 
     Columns and no [A, M, lanes] array: see `over_terms`.
     """
@@ -153,11 +166,10 @@ def _columns(given):
     models = jax.tree.map(models_last, models)
     kl, ruled_out, payoffs = kept(type(consequence).by_action, consequence, models)
     support = log_prior > -jnp.inf
-    finite = jnp.isfinite(sum(kl) + sum(payoffs))  # what is not, is not in the sum either
-    sensible = (consequence.model_is_valid(models) & finite) | ~support
-    sensible &= ~jnp.isnan(log_prior)
-    covers = jnp.any(support & ~(ruled_out[0] | ruled_out[1]), axis=0)
-    valid = jnp.all(sensible, axis=0) & covers & consequence.is_valid()[0]
+    # What is not finite is not in the sum either, and NaN is the largest of all numbers.
+    size = jnp.max(jnp.where(support, jnp.abs(sum(kl) + sum(payoffs)), 0.0), axis=0)
+    sensible = (consequence.model_is_valid(models) | ~support) & ~jnp.isnan(log_prior)
+    valid = jnp.all(sensible, axis=0) & consequence.is_valid()[0] & (size < jnp.inf)
     return kl, ruled_out, payoffs, support, valid
 
 
@@ -169,7 +181,7 @@ def _polish(
     The crossing is a closed form in two rows of K, and therefore differentiable; which two
     lines they are is not.
     """
-    s = jax.lax.stop_gradient(0.5 * (row.lo + row.hi))
+    s = lax.stop_gradient(0.5 * (row.lo + row.hi))
     play = jnp.stack([s, 1 - s])
     worse = jnp.where(admissible(reduced, play), misfit(reduced, play), jnp.inf)
     fits = worse <= tolerance.fit
