@@ -226,6 +226,23 @@ def test_deception_cases(p_detect, lower, upper):
 # Definitions, on problems small enough to work out by hand
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(3))
+def test_gamma_is_monotone(kind, seed):
+    """A larger set of actions justifies no less; and what it justifies is what brute force says."""
+    problem = categorical(seed, kind, num_actions=3, num_models=4)
+    form = _certify_exact.exact_form(problem, *(Fraction(x) for x in (0, TOL, TOL)))
+    oracle = exact.exact_problem(**problem.arrays, tol_fit=TOL, tol_payoff=TOL)
+    subsets = [frozenset(s) for k in (1, 2, 3) for s in itertools.combinations(range(3), k)]
+    gamma = {}
+    for subset in subsets:
+        search = _certify_search.Search(form)  # afresh: nothing carries over from other sets
+        gamma[subset] = {a for a in range(3) if search.decide(a, subset).status == IN}
+        assert gamma[subset] == exact.gamma(oracle, subset)
+    for small, large in itertools.product(subsets, subsets):
+        assert not small <= large or gamma[small] <= gamma[large]
+
+
 def test_one_action_is_rationalizable():
     certificate = certify(Reduced([[0.1], [0.2]], [[1.0], [0.0]]))
     assert certificate.status.tolist() == [IN]
