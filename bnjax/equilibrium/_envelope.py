@@ -40,8 +40,7 @@ class Walk(NamedTuple):
     ``num_ties`` how many there are (more than E: the rest were dropped), ``first`` and ``last``
     the sides next to s = 0 and s = 1, ``saw_plus`` and ``saw_minus`` whether action 0 and
     action 1 are best replies somewhere strictly between, ``finished`` whether the walk went as
-    far as it had to. ``at_zero`` and ``at_one`` [2] are h_plus and h_minus at both ends, huge
-    where a class is empty.
+    far as it had to. ``at_zero`` [2] is h_plus and h_minus at s = 0, huge where a class is empty.
     """
 
     lo: Float[Array, "ties *batch"]
@@ -55,7 +54,6 @@ class Walk(NamedTuple):
     saw_minus: Bool[Array, "*batch"]
     finished: Bool[Array, "*batch"]
     at_zero: Float[Array, "2 *batch"]
-    at_one: Float[Array, "2 *batch"]
 
 
 # What a step decides for a lane, as bits, and the running answers of a lane, as bit fields:
@@ -234,7 +232,10 @@ def walk(
         bend = width * gap_here / jnp.maximum(gap_here + gap_ahead, tol)
         bend = jnp.where(leaves, jnp.maximum(2 * reach - width, 0.5 * reach), bend)
         bend = jnp.where(enters, jnp.minimum(2 * reach, 0.5 * (reach + width)), bend)
-        reach = jnp.where((crosses | leaves | enters) & (steps % 2 == 0), bend, reach)
+        bent = (crosses | leaves | enters) & (steps % 2 == 0)
+        # A bend too short to move at all would pass for an interval with nothing inside.
+        bent &= (here[0] + bend > here[0]) & (here[0] + bend < ahead[0])
+        reach = jnp.where(bent, bend, reach)
         cut = here[0] + jnp.where(inside, reach, 0.5 * width)
         between = point(cut / one)
         top = left + left_slope * (cut - here[0])
@@ -294,7 +295,6 @@ def walk(
         saw_minus=saw_minus,
         finished=(path[0, 0] >= 1) | (saw_plus & saw_minus & (max_ties == 0)),
         at_zero=start[1:3],
-        at_one=end[1:3],
     )
 
 

@@ -128,17 +128,10 @@ def _facts(
         plus, minus = favours[0] & both, favours[1] & both
         # The walk calls 1.5 times its tolerance a tie.
         met = walk(level, slope, plus, minus, tol_fit / 1.5, tolerance.play, max_ties)
-        # Where no model is refuted by one action only, the walk has been to both ends already.
-        best = lax.cond(
-            jnp.all(usable[0] == usable[1]),
-            lambda: (met.at_one, met.at_zero),
-            lambda: tuple(
-                jnp.broadcast_to(least(*parts), met.at_one.shape)
-                for parts in zip(kl, usable, strict=True)
-            ),
-        )
+        best = jnp.stack([least(*parts) for parts in zip(kl, usable, strict=True)])
+        pure = jnp.broadcast_to(jax.vmap(optimal)(best), (2, *met.at_zero.shape))
         valid &= met.at_zero.min(0) < 0.5 * big  # some model allows everything
-        return _Facts(met, jnp.stack([optimal(b) for b in best]), valid)
+        return _Facts(met, pure, valid)
 
     args = given, exploration, tolerance.fit, tolerance.payoff
     num_models = problem.support.shape[0]
