@@ -8,8 +8,7 @@
 - `continuous_sycophancy_phases`: the scan over play that continuous Theta is solved by.
 
 All of them take and return plain arrays. With s the probability of action 0, model m is the
-line ``level + slope * s`` in nats; "plus" models favour action 0, "minus" models action 1
-(DESIGN section 1.3).
+line ``level + slope * s`` in nats; "plus" models favour action 0, "minus" models action 1.
 """
 
 from __future__ import annotations
@@ -176,7 +175,7 @@ def _optimal_when_pure(
 def _decide(
     optimal: Bools, inside_plus: Bools, inside_minus: Bools, safe: Bools
 ) -> tuple[NDArray[np.int32], Bools, Bools]:
-    """Phase, pure equilibria and rationalizable set (DESIGN sections 1.2 and 1.8)."""
+    """Phase, pure equilibria and rationalizable set."""
     pure = np.stack([optimal[:, 0, 0], optimal[:, 1, 1]], -1)
     inside = np.stack([inside_plus, inside_minus], -1)
     mask = np.ones_like(pure)

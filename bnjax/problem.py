@@ -1,7 +1,7 @@
 """Problems: a true environment and the subjective model of an agent, as pytrees.
 
 A problem with finitely many models enters every solution concept only through its
-`ReducedForm`: divergences K and subjective payoffs U (DESIGN section 1.1).
+`ReducedForm`: divergences K and subjective payoffs U.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ReducedForm(eqx.Module):
     support: Bool[Array, " models"]
 
     def explored(self, exploration: Float[Array, ""]) -> ReducedForm:
-        """The same problem for an agent whose intended play trembles (DESIGN section 1.2).
+        """The same problem for an agent whose intended play trembles.
 
         Trembling is linear in play, so it is a linear map on the divergences; a model
         that any action refutes is then refuted whatever is intended. At a (traced)

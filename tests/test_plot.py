@@ -52,7 +52,7 @@ def dataset(codes, axes, scenario="sycophancy", **attrs):
 
 
 def sycophancy_regimes(**attrs):
-    """The table of DESIGN section 1.7; ties go to the smaller phase."""
+    """The four regimes of the theorem; ties go to the smaller phase."""
     first, second = np.meshgrid(AXIS > 0.5, AXIS > 0.5, indexing="ij")
     codes = np.select(
         [first & second, first, second],

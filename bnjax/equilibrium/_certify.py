@@ -1,6 +1,6 @@
 """Certified rationalizable sets: exact, on the host, sharing no code with the JAX solver.
 
-The question "is this action in Gamma(B)?" (DESIGN section 1.2) splits into two exact ones once
+The question "is this action in Gamma(B)?" splits into two exact ones once
 a set of tied models is named: is there play under which they all fit best, and is there a belief
 over them under which the action is optimal? Both are small linear programs, solved here in
 integers. With two actions the tied sets are intervals of play and are listed outright; with
@@ -170,9 +170,9 @@ def certify(
 
     Notes
     -----
-    Definitions: Esponda and Pouzo, *Berk-Nash Rationalizability* (2025); DESIGN sections 1.2
-    and 1.4. All of it is relative to K and U as floating-point numbers. In a single-precision
-    problem rounding breaks ties that hold in theory, by about 1e-7: widen the tolerances.
+    Definitions: Esponda and Pouzo, *Berk-Nash Rationalizability* (2025). All of it is
+    relative to K and U as floating-point numbers. In a single-precision problem rounding
+    breaks ties that hold in theory, by about 1e-7: widen the tolerances.
     """
     terms = read_terms(exploration, tol_fit, tol_payoff)
     form = exact_form(problem, *terms)

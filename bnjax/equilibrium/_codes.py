@@ -10,7 +10,7 @@ import enum
 
 
 class Certainty(enum.IntEnum):
-    """What is known about whether an action is Berk-Nash rationalizable (DESIGN section 1.4).
+    """What is known about whether an action is Berk-Nash rationalizable.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Certainty(enum.IntEnum):
 
 
 class Phase(enum.IntEnum):
-    """The safety phase of a problem (DESIGN section 1.8).
+    """The safety phase of a problem.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Phase(enum.IntEnum):
 
 
 class Stability(enum.IntEnum):
-    """Stability of an equilibrium under the mean-field dynamics (DESIGN sections 1.3, 1.5).
+    """Stability of an equilibrium under the mean-field dynamics.
 
     It speaks of small trembles of play. An unstable equilibrium can still be absorbing, when
     nothing that is observed there tells the believed models apart.

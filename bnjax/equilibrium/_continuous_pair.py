@@ -1,4 +1,4 @@
-"""Two actions and a continuous family of models (DESIGN section 1.3, continuous Theta).
+"""Two actions and a continuous family of models.
 
 Play s = sigma[0] moves the best fit theta*(s), and s is an equilibrium where the payoff
 difference d at the best fit vanishes, or where the best fit jumps across d = 0 and a belief

@@ -6,7 +6,7 @@ With s the probability of action 0, every model is a line ``v(s) = level + slope
     h_minus(s) = min of v over the models that (weakly) favour action 1
 
 are concave and piecewise linear. Everything there is to know about the problem is where
-``h_plus - h_minus`` is negative, zero, or positive (DESIGN section 1.3). The walk below goes
+``h_plus - h_minus`` is negative, zero, or positive. The walk below goes
 from s = 0 to s = 1 and never misses a change: both functions lie below any of their tangents
 and above any of their chords, so two tangents (a tent) over one class and one evaluation of
 the other class at the tent's top prove that nothing happens in between. Where the proof

@@ -44,7 +44,7 @@ def equilibria(
 
     An intended strategy sigma is an equilibrium if some belief over the models that fit best
     what sigma (after trembling) brings about makes every action that sigma plays optimal
-    (Esponda and Pouzo 2016; DESIGN section 1.2). With two actions the answer is exact: every
+    (Esponda and Pouzo 2016). With two actions the answer is exact: every
     component, isolated or not. With more, it is exact as long as the models and actions are
     few enough to enumerate all vertices of the two best-reply complexes, and otherwise lists
     verified equilibria on at most two actions, without a claim to be complete.
@@ -92,8 +92,8 @@ def rationalizable(
     """Find the Berk-Nash rationalizable set: the actions that may be played for ever.
 
     The largest set of actions each of which is optimal under some belief over the models
-    that fit best some play of actions of that set (Esponda and Pouzo 2025; DESIGN section
-    1.2). With finite divergences, every action that is played infinitely often is in it with
+    that fit best some play of actions of that set (Esponda and Pouzo 2025). With
+    finite divergences, every action that is played infinitely often is in it with
     probability one.
 
     Parameters
@@ -129,7 +129,7 @@ def phase(
     tol_fit: ArrayLike | None = None,
     tol_payoff: ArrayLike | None = None,
 ) -> Int[Array, ""]:
-    """Say in which safety phase a problem is (DESIGN section 1.8).
+    """Say in which safety phase a problem is.
 
     Parameters
     ----------

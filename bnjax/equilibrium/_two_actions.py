@@ -1,4 +1,4 @@
-"""Exact solution of two-action problems with finitely many models (DESIGN section 1.3)."""
+"""Exact solution of two-action problems with finitely many models."""
 
 from __future__ import annotations
 

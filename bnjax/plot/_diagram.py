@@ -53,7 +53,7 @@ def phase_diagram(
         others first, with ``dataset.isel`` or ``dataset.sel``).
     x, y : which dimension goes along which axis. Default: the first along x.
     boundaries : True for the boundaries that theory gives for the scenario that
-        ``dataset.attrs`` names (DESIGN section 1.7): sycophancy and hallucination with width
+        ``dataset.attrs`` names: sycophancy and hallucination with width
         0 or 1, deception. Or lines of your own: functions from x [N] to y [N], or arrays
         [N, 2] of (x, y).
     title : above the diagram.

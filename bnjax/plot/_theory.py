@@ -98,8 +98,8 @@ def _theory(scenario: str, values: Mapping[str, Any]) -> list[np.ndarray]:
 def _agreement_fields(unsafe: Any, safe: Any, values: Mapping[str, Any]) -> list[np.ndarray]:
     width, tremble = np.asarray(values["width"]), np.asarray(values["exploration"])
     if np.allclose(width, 0):
-        # theta*(s) = s p_unsafe + (1 - s)(1 - p_safe) against 1/2 at both trembled vertices
-        # (DESIGN section 1.7); without exploration these are p_unsafe = 1/2 and p_safe = 1/2.
+        # theta*(s) = s p_unsafe + (1 - s)(1 - p_safe) against 1/2 at both trembled vertices.
+        # Without exploration these are p_unsafe = 1/2 and p_safe = 1/2.
         rare = tremble / 2
         return [
             (1 - rare) * unsafe - rare * safe - (0.5 - rare),

@@ -1,4 +1,4 @@
-"""Closed-form answers (DESIGN sections 1.7 and 5), as plain functions of plain numbers.
+"""Closed-form answers, as plain functions of plain numbers.
 
 Phases are the names of ``bnjax.Phase``. In two-action scenarios action 0 is the unsafe one
 (sycophantic, fabricate, deceive) and action 1 the safe one (honest, abstain, comply).
