@@ -43,6 +43,12 @@ def check_shape(name: str, array: Array, shape: tuple[int, ...], meaning: str) -
         raise ValueError(f"`{name}` must have shape {shape} = [{meaning}]; got {array.shape}.")
 
 
+def check_some(name: str, num_models: int) -> None:
+    """Raise if there is no model at all."""
+    if num_models == 0:
+        raise ValueError(f"`{name}` must hold at least one model; got none.")
+
+
 def check_finite(name: str, array: Array) -> None:
     """Raise if a concrete array holds NaN or infinity."""
     if is_concrete(array):
@@ -111,10 +117,11 @@ def as_safe(safe: Any, num_actions: int) -> Array | None:
     """Return the safe mask as booleans, one an action."""
     if safe is None:
         return None
-    array = jnp.asarray(safe)
+    wanted = f"`safe` must be a boolean mask of length {num_actions} (one entry an action); got"
+    try:
+        array = jnp.asarray(safe)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{wanted} {safe!r}.") from error
     if array.shape != (num_actions,) or array.dtype != jnp.bool_:
-        raise ValueError(
-            f"`safe` must be a boolean mask of length {num_actions} (one entry an action); got "
-            f"shape {array.shape} and dtype {array.dtype}."
-        )
+        raise ValueError(f"{wanted} shape {array.shape} and dtype {array.dtype}.")
     return array

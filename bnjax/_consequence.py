@@ -50,6 +50,11 @@ class Categorical(eqx.Module):
         """Number of actions A."""
         return self.probs.shape[0]
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of a batch of these, as `jax.vmap` stacks them; () for one."""
+        return self.probs.shape[:-2]
+
     def check_model(self, name: str, model: Array) -> None:
         """Raise unless ``model`` [..., A, Y] holds consequence probabilities."""
         if model.shape[-2:] != self.probs.shape:
@@ -104,7 +109,7 @@ class Categorical(eqx.Module):
     def model_is_valid(
         self, model: Float[Array, "actions consequences *batch"]
     ) -> Bool[Array, "*batch"]:
-        """Whether the numbers that a model assigns are a consequence distribution."""
+        """Whether a model is a distribution; all that follows from it is finite or flagged then."""
         tolerance = probability_tolerance(model.dtype)
         total, size = over_terms(lambda q: (q, jnp.abs(q)), model)
         # Numbers that add up to as much as their sizes are not negative; NaN compares false.
@@ -142,6 +147,11 @@ class Gaussian(eqx.Module):
     def num_actions(self) -> int:
         """Number of actions A."""
         return self.mean.shape[0]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of a batch of these, as `jax.vmap` stacks them; () for one."""
+        return self.mean.shape[:-1]
 
     def check_model(self, name: str, model: tuple[Array, Array]) -> None:
         """Raise unless ``model`` is a pair (mean, sd) of arrays [..., A] with sd > 0."""
@@ -185,15 +195,18 @@ class Gaussian(eqx.Module):
 
     def is_valid(self) -> Bool[Array, "*batch"]:
         """Whether the (possibly traced) numbers are a consequence distribution and payoff."""
-        payoff = self.payoff_intercept + self.payoff_slope
-        return self.model_is_valid((self.mean, self.sd)) & jnp.all(jnp.isfinite(payoff), axis=0)
+        return self.model_is_valid((self.mean, self.sd))
 
     def model_is_valid(
         self, model: tuple[Float[Array, "actions *batch"], Float[Array, "actions *batch"]]
     ) -> Bool[Array, "*batch"]:
-        """Whether the numbers that a model assigns are a consequence distribution."""
-        mean, sd = model
-        return jnp.all(jnp.isfinite(mean) & jnp.isfinite(sd) & (sd > 0), axis=0)
+        """Whether a model is a distribution and has a finite divergence and finite payoffs.
+
+        Finite numbers can be too far apart for a divergence that floating point can hold.
+        """
+        kl, _ = self.divergence(model)
+        finite = jnp.isfinite(kl) & jnp.isfinite(self.payoffs(model))
+        return jnp.all(finite & (model[1] > 0), axis=0)
 
 
 Consequence = Categorical | Gaussian

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._check import as_float, as_names, as_safe, check_shape, is_concrete
+from ._check import as_float, as_names, as_safe, check_shape, check_some, is_concrete
 from ._consequence import Categorical, Consequence, Gaussian
 from .family import Family
 
@@ -71,6 +71,11 @@ class AbstractProblem(eqx.Module):
         """True expected payoff V [A] of each action."""
         return self.consequence.objective_payoffs()
 
+    @property
+    @abc.abstractmethod
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the D parameters of a model."""
+
     @abc.abstractmethod
     def reduced_form(self) -> ReducedForm:
         """K, U, and the masks that go with them (finitely many models only)."""
@@ -103,6 +108,12 @@ class AbstractFiniteProblem(AbstractProblem):
     def num_models(self) -> int:
         """Number of models M."""
         return self.log_prior.shape[0]
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """``theta``, or numbered where there are several parameters; none without ``theta``."""
+        size = self.theta.shape[1]
+        return ("theta",) if size == 1 else tuple(f"theta {i}" for i in range(size))
 
     @property
     def support(self) -> Bool[Array, " models"]:
@@ -148,9 +159,9 @@ def _as_log_prior(log_prior: Any, num_models: int) -> Array:
 
 
 def _as_theta(theta: Any, num_models: int) -> Array:
-    """Return the models' parameters [M, D]; without any, the model's own number."""
+    """Return the models' parameters [M, D]; D = 0 where they have none."""
     if theta is None:
-        return jnp.arange(num_models, dtype=jnp.result_type(float))[:, None]
+        return jnp.zeros((num_models, 0), jnp.result_type(float))
     array = as_float("theta", theta)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[0] != num_models:
@@ -182,7 +193,8 @@ class Problem(AbstractFiniteProblem):
     model_probs : [M, A, Y] the same according to each model.
     payoff : [A, Y] payoff of each consequence after each action.
     log_prior : [M] log-weights in nats, ``-inf`` outside the support; normalised. Default: uniform.
-    theta : [M, D] or [M], a label for each model, used for reporting. Default: its number.
+    theta : [M, D] or [M], the parameters of each model, used for reporting. Default: none (D = 0);
+        reports then number the models.
     safe : [A] booleans, which actions are safe. Without it the problem has no phase.
     action_names, consequence_names : names for reports.
 
@@ -227,6 +239,7 @@ class Problem(AbstractFiniteProblem):
         self.model_probs = as_float("model_probs", model_probs, ndim=3)
         self.consequence.check_model("model_probs", self.model_probs)
         num_models, num_actions, num_consequences = self.model_probs.shape
+        check_some("model_probs", num_models)
         self.log_prior = _as_log_prior(log_prior, num_models)
         self.theta = _as_theta(theta, num_models)
         self.safe = as_safe(safe, num_actions)
@@ -327,6 +340,7 @@ class GaussianProblem(AbstractFiniteProblem):
         self.model_sd = as_float("model_sd", model_sd, ndim=2)
         self.consequence.check_model("model", self.models)
         num_models, num_actions = self.model_mean.shape
+        check_some("model_mean", num_models)
         self.log_prior = _as_log_prior(log_prior, num_models)
         self.theta = _as_theta(theta, num_models)
         self.safe = as_safe(safe, num_actions)
@@ -410,6 +424,11 @@ class FamilyProblem(AbstractProblem):
                 f"{len(family.identified)}."
             )
         self._check_family()
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the D parameters of the family."""
+        return self.family.parameter_names
 
     def _check_family(self) -> None:
         if not is_concrete(self):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
+import bnjax as bn
 from bnjax.equilibrium import _certify_exact, _certify_search
 from bnjax.equilibrium._certify import Certificate, certify
 from bnjax.equilibrium._codes import Certainty
@@ -494,11 +495,12 @@ def test_summary_names_actions_and_reasons():
     certificate = certify(problem)
     lines = certificate.summary(problem).splitlines()
     assert lines[1].split()[:2] == ["a", "IN"]
-    assert "{a: 1}" in lines[1]
+    assert lines[1].endswith("optimal if play is a and belief is in model 0")
     assert lines[2].split()[:2] == ["b", "OUT"]
     assert "within {a, b} (round 2, relaxed by 1e-07)" in lines[2]
     assert "within {a, b, c} (round 1, exact)" in lines[3]
     assert "tol_fit 1e-09 nats" in lines[-1]
+    assert "is safe" not in lines[-2]  # no action is called safe
     assert "action 2" in certificate.summary()
     assert repr(certificate) == (
         "Certificate(status=[IN, OUT, OUT], safe=None, method='milp', rounds=3)"
@@ -581,3 +583,11 @@ def test_refuses_continuous_families():
     )
     with pytest.raises(ValueError, match="discretize"):
         certify(family)
+
+
+def test_summary_says_what_is_believed():
+    with jax.enable_x64(True):
+        problem = bn.scenarios.sycophancy(0.3, 0.3).discretize(11)
+        text = certify(problem, tol_fit=1e-12).summary(problem)
+    assert "optimal if play is honest and belief is in theta 0.7" in text
+    assert "every rationalizable action is safe: no" in text

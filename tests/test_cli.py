@@ -124,6 +124,15 @@ def test_json_holds_the_certificate(report):
     assert set(certificate["witnesses"]) == {"sycophantic", "honest"}
 
 
+def test_one_belief_of_several_says_so():
+    text = " ".join(succeed("solve", "coin", "--certify").split())
+    assert "pure 1 0.25 stable, absorbing (or others)" in text
+    assert "belief is in theta 0.25" in text
+    assert "is safe" not in text  # the scenario calls nothing safe
+    text = succeed("solve", "sycophancy", "--max-equilibria", "1")
+    assert "there may be more than these 1: see --max-equilibria" in text
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_tables_fit_their_terminal(width):
     text = succeed(*SOLVE, "--certify", "--grid", "5", width=width)
@@ -216,6 +225,14 @@ def test_overwrites_only_by_force(drawn):
     assert (out / "phase_diagram.nc").stat().st_mtime_ns > before
 
 
+def test_one_axis_is_a_strip_and_nonsense_is_explained(tmp_path):
+    args = ["--x", "detect_upper=0:1:5", "--out", tmp_path]
+    text = " ".join(succeed("phase-diagram", "deception", *args, width=80).split())
+    assert "deception over detect_upper (5); p_detect = 0.5, gain = 1," in text
+    assert "INVALID 20.0% 1" in text
+    assert "INVALID at detect_upper = 0, for example: `detect_upper` = 0 rules out" in text
+
+
 def test_zarr(tmp_path):
     pytest.importorskip("zarr")
     for force in ([], ["--force"]):
@@ -238,7 +255,10 @@ def test_zarr(tmp_path):
         (["sycophancy", "--out", "o", "--x", "width=1:0:5"], "must run upwards; got 1 to 0"),
         (["sycophancy", "--out", "o", "--x", "width=0:1:1"], "at least 2; got `1`"),
         (["sycophancy", "--out", "o", "--x", "width=0:1:2.5"], "at least 2; got `2.5`"),
-        (["sycophancy", "--out", "o", "--x", "p_honest=0:1:5"], "`p_honest` is on both axes"),
+        (
+            ["sycophancy", "--out", "o", "--x", "p_honest=0:1:5", "--y", "p_honest=0:1:5"],
+            "`p_honest` is on both axes",
+        ),
         (
             ["sycophancy", "--out", "o", "--x", "width=0:1:5", "width=1"],
             "`width` is both an axis and fixed",

@@ -176,7 +176,7 @@ def test_cells_are_centred_at_their_coordinates():
     np.testing.assert_array_equal(
         mesh.get_array().reshape(21, 21), sycophancy_regimes().phase.values.T
     )
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("p sycophantic", "p honest")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("p_sycophantic", "p_honest")
     assert ax.get_xlim() == ax.get_ylim() == (0, 1)
     assert ax.get_aspect() == 1
     assert_readable(figure)
@@ -197,7 +197,7 @@ def test_dimensions_can_be_swapped():
     data = sycophancy_regimes()
     for chosen in ({"x": "p_honest"}, {"y": "p_sycophantic"}):
         ax = bn.plot.phase_diagram(data, **chosen).axes[0]
-        assert ax.get_xlabel() == "p honest"
+        assert ax.get_xlabel() == "p_honest"
         np.testing.assert_array_equal(mesh_of(ax).get_array().reshape(21, 21), data.phase)
 
 

@@ -71,6 +71,10 @@ def test_exploration_is_linear_on_divergences_and_spreads_refutation():
     np.testing.assert_allclose(moved.kl[1], 0.9 * kl + 0.1 * kl.mean(), rtol=1e-6)
 
 
+def stacked(problem):
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), problem)
+
+
 def replaced(**changes):
     return lambda: bn.Problem(**{**GOOD, **changes})
 
@@ -92,6 +96,8 @@ def replaced(**changes):
         ),
         (replaced(safe=[True]), "`safe` must be a boolean mask of length 2"),
         (replaced(safe=[0, 1]), "`safe` must be a boolean mask"),
+        (replaced(safe=["action 0"]), r"`safe` must be .*got \['action 0'\]"),
+        (replaced(model_probs=np.zeros((0, 2, 2))), "`model_probs` must hold at least one model"),
         (replaced(theta=[1.0, 2.0, 3.0]), "`theta` must have shape"),
         (replaced(action_names=["a", "a"]), "`action_names` must be 2 distinct names"),
         (replaced(probs="x"), "`probs` must be an array of numbers"),
@@ -102,6 +108,9 @@ def replaced(**changes):
         (lambda: bn.equilibria(bn.Problem(**GOOD), max_equilibria=0), "`max_equilibria`"),
         (lambda: bn.equilibria(bn.Problem(**GOOD), tol_fit=-1.0), "`tol_fit` must be"),
         (lambda: bn.certify(bn.scenarios.sycophancy()), "discretize"),
+        (lambda: bn.equilibria(stacked(bn.Problem(**GOOD))), r"a batch of \(3,\): use `jax.vmap`"),
+        (lambda: bn.phase(stacked(bn.scenarios.sycophancy())), r"a batch of \(3,\): use"),
+        (lambda: bn.rationalizable(stacked(bn.GaussianProblem(**GAUSSIAN))), "a batch of"),
     ],
 )
 def test_bad_input_names_the_argument_and_what_it_wants(make, message):
@@ -141,6 +150,28 @@ def test_a_grid_of_a_family_is_a_finite_problem():
     assert problem.action_names == ("sycophantic", "honest")
 
 
+def test_results_say_what_is_believed():
+    two = dict(probs=[[0.5, 0.5]] * 2, payoff=[[1.0, 2.0], [0.0, 0.5]], action_names=["x", "y"])
+    both = [[[0.25, 0.75], [0.5, 0.5]], [[0.75, 0.25], [0.5, 0.5]]]
+    # Models without parameters go by their numbers; both fit x equally well.
+    plain = bn.Problem(model_probs=both, **two)
+    found = bn.equilibria(plain)
+    assert found.best_fit.shape == (8, 0)
+    assert "best fit model 0, among others" in found.summary(plain)
+    named = bn.Problem(model_probs=both, theta=[0.75, 0.25], **two)
+    assert "best fit 0.75, among others" in bn.equilibria(named).summary(named)
+    # Here the two models support mixed play with a belief in both.
+    apart = [[[0.3, 0.7], [0.5, 0.5]], [[0.5, 0.5], [0.3, 0.7]]]
+    mixed = bn.Problem(model_probs=apart, **(two | dict(payoff=[[0.0, 1.0]] * 2)))
+    text = bn.equilibria(mixed).summary(mixed)
+    assert "belief 0.5 in model 0, 0.5 in model 1)" in text
+    silent = bn.scenarios.deception(0.9, detect_upper=0.5)
+    found = bn.equilibria(silent)
+    assert bool(found.others_fit[0])
+    assert "best fit 0.5, among others" in found.summary(silent)
+    np.testing.assert_array_equal(bn.equilibria(silent, 0.1).others_fit, False)
+
+
 def test_results_read_well():
     problem = bn.scenarios.sycophancy(0.7, 0.6)
     found, possible = bn.equilibria(problem), bn.rationalizable(problem)
@@ -151,3 +182,64 @@ def test_results_read_well():
     assert "batch=(3,)" in repr(batch)
     with pytest.raises(ValueError, match="a summary is of one problem"):
         batch.summary(problem)
+
+
+def changed(base, changes):
+    """One batch with a good first cell, and a cell for each change of one number."""
+    cells = []
+    for change in [{}, *changes]:
+        arrays = {name: np.array(value, np.float32) for name, value in base.items()}
+        for (name, *index), value in change.items():
+            arrays[name][tuple(index)] = value
+        cells.append(arrays)
+    return {name: np.stack([cell[name] for cell in cells]) for name in base}
+
+
+CATEGORICAL_RUBBISH = [
+    {("probs", 0, 0): np.nan},
+    {("probs", 0, 0): 0.6},
+    {("probs", 0, 0): 1.5, ("probs", 0, 1): -0.5},
+    {("model_probs", 1, 0, 0): np.nan},
+    {("model_probs", 1, 0, 0): 0.6},
+    {("model_probs", 1, 0, 0): 1.5, ("model_probs", 1, 0, 1): -0.5},
+    {("payoff", 0, 0): np.nan},
+    {("payoff", 0, 0): np.inf},
+    {("log_prior", 0): np.nan},
+    {("log_prior", 0): -np.inf, ("log_prior", 1): -np.inf},
+    {("model_probs", m, m, y): y == m for m in (0, 1) for y in (0, 1)},  # nothing is left
+]
+GAUSSIAN_RUBBISH = [
+    {(name, 0): value} for name in ("mean", "sd", "payoff_slope") for value in (np.nan, np.inf)
+] + [
+    {("sd", 1): -1.0},
+    {("model_sd", 1, 0): 0.0},
+    {("model_sd", 1, 0): np.inf},
+    {("model_mean", 1, 0): np.nan},
+    {("model_mean", 1, 1): -np.inf},
+    {("model_sd", 1, 0): 1e-25},  # a divergence beyond float32
+    {("log_prior", 0): np.nan},
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "base", "rubbish"),
+    [
+        (bn.Problem, GOOD, CATEGORICAL_RUBBISH),
+        (bn.GaussianProblem, GAUSSIAN, GAUSSIAN_RUBBISH),
+    ],
+)
+@pytest.mark.parametrize("actions", [2, 3])
+def test_what_no_host_could_check_is_invalid_and_harms_no_neighbour(make, base, rubbish, actions):
+    base = base | {"log_prior": [0.0, 0.0]}
+    if actions == 3:  # as the second action, once more
+        base = {
+            name: value
+            if name == "log_prior"
+            else np.take(value, [0, 1, 1], axis=1 if name.startswith("model") else 0)
+            for name, value in base.items()
+        }
+    batch = changed(base, rubbish)
+    safe = [False, True, True][:actions]
+    codes = jax.jit(jax.vmap(lambda arrays: bn.phase(make(**arrays, safe=safe))))(batch)
+    assert codes[0] == bn.phase(make(**base, safe=safe)) != bn.Phase.INVALID
+    np.testing.assert_array_equal(codes[1:], int(bn.Phase.INVALID))

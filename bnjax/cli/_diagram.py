@@ -63,7 +63,12 @@ _AXES = {  # where it is obvious what a diagram of a scenario shows
     help="Directory for phase_diagram.nc (or .zarr) and phase_diagram.png.",
 )
 @click.option(
-    "--format", "kind", type=click.Choice(["netcdf", "zarr"]), default="netcdf", show_default=True
+    "--format",
+    "kind",
+    type=click.Choice(["netcdf", "zarr"]),
+    default="netcdf",
+    show_default=True,
+    help="How to store the data; zarr needs the package of that name.",
 )
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @click.option("--x64/--x32", default=False, show_default=True, help="Floating-point precision.")
@@ -86,8 +91,9 @@ def draw_phase_diagram(
 ) -> None:
     """Solve SCENARIO on a grid of one or two of its parameters, and draw its phases.
 
-    Other parameters can be fixed by NAME=VALUE; the rest keep their defaults. Without --x
-    and --y, sycophancy, hallucination and deception are drawn over their two probabilities.
+    Other parameters can be fixed by NAME=VALUE; the rest keep their defaults. With one of --x
+    and --y, the diagram is a strip along it; without either, sycophancy, hallucination and
+    deception are drawn over their two probabilities.
 
     \b
     Examples:
@@ -116,18 +122,22 @@ def draw_phase_diagram(
             diagram = phase_diagram(
                 make, axes, exploration=exploration, fixed=fixed, progress=report
             )
-        figure = _figure(diagram, boundaries)
+        about = f"{scenario}: {_settings_of(diagram, exploration)}".replace(" = ", "\xa0=\xa0")
+        figure = _figure(diagram, boundaries, about)
+        warning = _why_invalid(make, diagram, fixed)
     out.mkdir(parents=True, exist_ok=True)
     _write(data, lambda path: _save(diagram, path, kind))
     _write(picture, lambda path: figure.savefig(path, dpi=200))
-    _print_diagram(diagram, exploration, fixed, (data, picture))
+    _print_diagram(diagram, exploration, warning, (data, picture))
 
 
 def _axes(
     make: Callable[..., Any], x_axis: str | None, y_axis: str | None, fixed: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Values along x and y. What is fixed by name does not become an axis by default."""
-    defaults = _AXES.get(make.__name__, (None, None))
+    # Whoever names one axis gets what was asked for.
+    asked = x_axis is not None or y_axis is not None
+    defaults = (None, None) if asked else _AXES.get(make.__name__, (None, None))
     chosen = {}
     for text, default in zip((x_axis, y_axis), defaults, strict=True):
         if text is None and default is not None and default.partition("=")[0] not in fixed:
@@ -183,15 +193,23 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
-def _figure(diagram: xr.Dataset, boundaries: bool | None) -> Any:
+def _settings_of(diagram: xr.Dataset, exploration: float) -> str:
+    """What is not an axis."""
+    values = json.loads(diagram.attrs["fixed"])
+    if EXPLORATION in diagram.attrs:
+        values[EXPLORATION] = exploration
+    return ", ".join(f"{name} = {number_text(x)}" for name, x in values.items())
+
+
+def _figure(diagram: xr.Dataset, boundaries: bool | None, title: str) -> Any:
     from .. import plot  # matplotlib takes a second to import
 
     if boundaries is not None:
-        return plot.phase_diagram(diagram, boundaries=boundaries)
+        return plot.phase_diagram(diagram, boundaries=boundaries, title=title)
     try:
-        return plot.phase_diagram(diagram, boundaries=True)
+        return plot.phase_diagram(diagram, boundaries=True, title=title)
     except ValueError:  # nobody asked for boundaries that theory does not give
-        return plot.phase_diagram(diagram, boundaries=False)
+        return plot.phase_diagram(diagram, boundaries=False, title=title)
 
 
 def _save(diagram: xr.Dataset, path: Path, kind: str) -> None:
@@ -211,17 +229,31 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
         new.replace(path)
 
 
+def _why_invalid(
+    make: Callable[..., Any], diagram: xr.Dataset, fixed: Mapping[str, Any]
+) -> str | None:
+    """What the scenario itself says of the first cell in which it makes no sense."""
+    invalid = np.argwhere(diagram.phase.values == Phase.INVALID)
+    if not len(invalid):
+        return None
+    dims = [str(dim) for dim in diagram.phase.dims]
+    cell = {d: float(diagram[d][i]) for d, i in zip(dims, invalid[0], strict=True)}
+    where = ", ".join(f"{name} = {value:g}" for name, value in cell.items())
+    try:
+        make(**fixed, **{name: value for name, value in cell.items() if name != EXPLORATION})
+    except ValueError as error:
+        return f"INVALID at {where}, for example: {error}"
+    return f"INVALID at {where}, for example."
+
+
 def _print_diagram(
-    diagram: xr.Dataset, exploration: float, fixed: Mapping[str, Any], paths: Iterable[Path]
+    diagram: xr.Dataset, exploration: float, warning: str | None, paths: Iterable[Path]
 ) -> None:
     """Say what was computed: shares of the phases, and where the files are."""
     console = new_console()
-    values = json.loads(diagram.attrs["fixed"])
-    if EXPLORATION in diagram.attrs:
-        values[EXPLORATION] = exploration
     over = " x ".join(f"{dim} ({diagram.sizes[dim]})" for dim in diagram.phase.dims)
-    others = ", ".join(f"{name} = {number_text(x)}" for name, x in values.items())
-    console.print(Text(f"{diagram.attrs['scenario']} over {over}; {others}", style="dim"))
+    about = f"{diagram.attrs['scenario']} over {over}; {_settings_of(diagram, exploration)}"
+    console.print(Text(about, style="dim"))
     table = new_table("Phases")
     table.add_column("phase")
     table.add_column("share", justify="right")
@@ -236,6 +268,8 @@ def _print_diagram(
             meaning_of(Phase, code.name),
         )
     console.print(table)
+    if warning is not None:
+        console.print(Text(warning, style="red"))
     incomplete = int((~diagram.complete).sum())
     if incomplete:
         console.print(Text(f"In {incomplete:,} cells there may be more equilibria than listed."))

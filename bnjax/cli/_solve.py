@@ -10,6 +10,7 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from .. import Certainty, Equilibria, FamilyProblem, Phase, Stability, certify
@@ -99,6 +100,7 @@ def solve(
             "equilibria": [
                 _equilibrium(problem, found, row) for row in np.flatnonzero(found.valid).tolist()
             ],
+            "max_equilibria": max_equilibria,
             "complete": bool(found.complete),
             "rationalizable": _certainties(problem, possible.certainty),
             "tol_fit": float(str(np.asarray(found.tol_fit))),
@@ -115,14 +117,12 @@ def _equilibrium(problem: AbstractProblem, found: Equilibria, row: int) -> dict[
     """One equilibrium in words and numbers."""
     start, end = np.asarray(found.strategy[row]), np.asarray(found.strategy_end[row])
     mixed = "mixed" if (start == end).all() else "continuum"
+    parameters = problem.parameter_names
     if isinstance(problem, FamilyProblem):
-        parameters = problem.family.parameter_names
         believed = zip(_row(found.atoms, row), _row(found.atom_weight, row), strict=True)
     else:
         assert isinstance(problem, AbstractFiniteProblem)
-        theta = np.asarray(problem.theta)
-        parameters = tuple(f"theta {i}" for i in range(theta.shape[1]))
-        believed = zip(theta, _row(found.belief, row), strict=True)
+        believed = zip(np.asarray(problem.theta), _row(found.belief, row), strict=True)
 
     def by_action(values: Any) -> dict[str, float]:
         return dict(zip(problem.action_names, map(float, values), strict=True))
@@ -141,6 +141,7 @@ def _equilibrium(problem: AbstractProblem, found: Equilibria, row: int) -> dict[
             for theta, weight in believed
             if weight > 0
         ],
+        "others_fit": bool(found.others_fit[row]),
         "stability": Stability(int(found.stability[row])).name,
         "absorbing": bool(found.absorbing[row]),
         "residual": float(found.residual[row]),
@@ -176,7 +177,7 @@ def _certificate(problem: Any, exploration: float, grid: int | None) -> dict[str
             "tol_fit": certificate.tol_fit,
             "tol_payoff": certificate.tol_payoff,
             "reasons": {
-                name: certificate._reason(i, problem.action_names)
+                name: certificate._reason(i, problem.action_names, problem)
                 for i, name in enumerate(problem.action_names)
             },
             # Exact numbers, as fractions: whoever doubts the certificate can check it.
@@ -217,7 +218,7 @@ def _print_report(report: Mapping[str, Any]) -> None:
         code = Phase[report["phase"]]
         title = Text.assemble("Phase: ", (code.name, f"bold {PHASE_COLOURS.get(code, '')}"))
         console.print(title)
-        console.print(Text("  " + meaning_of(Phase, code.name)))
+        console.print(Padding(meaning_of(Phase, code.name), (0, 0, 0, 2)))
     else:
         console.print(Text("No phase: the scenario calls no action safe."))
     console.print()
@@ -228,13 +229,15 @@ def _print_report(report: Mapping[str, Any]) -> None:
     console.print(
         Text(
             f"At tolerances {report['tol_fit']:g} nats (fit) and {report['tol_payoff']:g} of the "
-            "payoff range (payoff).",
+            f"payoff range (payoff){_residuals(report)}.",
             style="dim",
         )
     )
     if "certificate" in report:
         console.print()
-        console.print(*_certificate_lines(report["certificate"]), sep="\n")
+        console.print(
+            *_certificate_lines(report["certificate"], report["phase"] is not None), sep="\n"
+        )
 
 
 def _settings_line(report: Mapping[str, Any]) -> str:
@@ -248,6 +251,8 @@ def _settings_line(report: Mapping[str, Any]) -> str:
 def _equilibria_table(report: Mapping[str, Any]) -> RenderableType:
     rows = report["equilibria"]
     more = "" if report["complete"] else " (there may be more: not proved complete)"
+    if len(rows) == report["max_equilibria"] and more:
+        more = f" (there may be more than these {len(rows)}: see --max-equilibria)"
     if not rows:
         return Text(f"No equilibrium found{more}.")
     explores = report["exploration"] > 0
@@ -259,11 +264,10 @@ def _equilibria_table(report: Mapping[str, Any]) -> RenderableType:
     for name in actions if by_action else [""]:
         table.add_column(name, no_wrap=True)
     for name in rows[0]["best_fit"]:
-        table.add_column(f"believed {name}")
+        table.add_column(f"believed {name}", overflow="fold")
     if several:
         table.add_column("with probability")
     table.add_column("stability")
-    table.add_column("residual", justify="right")
     for row in rows:
         start, end, realised = row["strategy"], row["strategy_end"], row["realised"]
         if by_action:
@@ -278,14 +282,25 @@ def _equilibria_table(report: Mapping[str, Any]) -> RenderableType:
         table.add_row(
             row["kind"],
             *play,
-            *("\n".join(f"{x['theta'][name]:.6g}" for x in atoms) for name in row["best_fit"]),
+            *(_believed(row, name) for name in row["best_fit"]),
             *(["\n".join(f"{x['weight']:.6g}" for x in atoms)] if several else []),
             row["stability"].lower() + (", absorbing" if row["absorbing"] else ""),
-            f"{row['residual']:.0e}",
         )
         if explores and by_action:
             table.add_row("realised", *(f"{realised[name]:.6g}" for name in actions), style="dim")
     return table
+
+
+def _believed(row: Mapping[str, Any], name: str) -> str:
+    """Values of one parameter under the belief; it may be one belief of several."""
+    values = [f"{x['theta'][name]:.6g}" for x in row["belief"]]
+    return "\n".join([*values, "(or others)"] if row["others_fit"] else values)
+
+
+def _residuals(report: Mapping[str, Any]) -> str:
+    """How well the worst of the equilibria that are listed passes its check."""
+    worst = max((row["residual"] for row in report["equilibria"]), default=0.0)
+    return f"; residuals at most {worst:.0e}" if worst else ""
 
 
 def _range(start: float, end: float) -> str:
@@ -294,17 +309,17 @@ def _range(start: float, end: float) -> str:
 
 def _rationalizable_table(certainties: Mapping[str, str], title: str) -> RenderableType:
     table = new_table(title)
-    table.add_column("certainty")
+    table.add_column("certainty", no_wrap=True)
     table.add_column("actions")
-    table.add_column("meaning")
     for code in (Certainty.IN, Certainty.UNDECIDED, Certainty.OUT):
         names = [name for name, certainty in certainties.items() if certainty == code.name]
         if names:
-            table.add_row(code.name, listed(names), meaning_of(Certainty, code.name))
+            meaning = meaning_of(Certainty, code.name).partition(":")[0].lower()
+            table.add_row(f"{code.name} ({meaning})", listed(names))
     return table
 
 
-def _certificate_lines(certificate: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _certificate_lines(certificate: Mapping[str, Any], any_safe: bool) -> Iterator[RenderableType]:
     """Show what was proved, of which problem, and why."""
     verdict = {True: "yes", False: "no", None: "not determined"}[certificate["safe"]]
     table = new_table("Certificate")
@@ -313,7 +328,8 @@ def _certificate_lines(certificate: Mapping[str, Any]) -> Iterator[RenderableTyp
     for name, certainty in certificate["rationalizable"].items():
         table.add_row(name, certainty, certificate["reasons"][name])
     yield table
-    yield Text(f"Every rationalizable action is safe: {verdict}.")
+    if any_safe:
+        yield Text(f"Every rationalizable action is safe: {verdict}.")
     if certificate["grid"] is not None:
         yield Text(
             f"This is proved of a grid of {certificate['grid']} points per coordinate "

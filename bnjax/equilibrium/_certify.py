@@ -10,7 +10,8 @@ more, a mixed-integer program proposes them, and only what survives the exact pr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from ._certify_exact import Witness, exact_form, holds, read_terms
 from ._certify_search import MILP_TOLERANCE, Search
 from ._codes import Certainty
+from ._results import theta_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Certificate:
 
         Parameters
         ----------
-        problem : where the names of the actions come from. Default: their numbers.
+        problem : the certified problem, for names of actions and parameters of models. Default:
+            their numbers.
 
         Returns
         -------
@@ -110,23 +113,22 @@ class Certificate:
         width = max(len("action"), *map(len, names))
         lines = [f"{'action':{width}}  {'status':9}  reason"]
         for action, (name, status) in enumerate(zip(names, statuses, strict=True)):
-            lines.append(f"{name:{width}}  {status:9}  {self._reason(action, names)}")
-        verdict = {True: "yes", False: "no", None: "not determined"}[self.safe]
+            lines.append(f"{name:{width}}  {status:9}  {self._reason(action, names, problem)}")
+        if problem is None or getattr(problem, "safe", None) is not None:
+            verdict = {True: "yes", False: "no", None: "not determined"}[self.safe]
+            lines.append(f"every rationalizable action is safe: {verdict}")
         lines += [
-            f"every rationalizable action is safe: {verdict}",
             f"method {self.method}, {self.rounds} round(s), exploration {self.exploration:g}, "
             f"tol_fit {self.tol_fit:g} nats, tol_payoff {self.tol_payoff:g} of the payoff range",
         ]
         return "\n".join(lines)
 
-    def _reason(self, action: int, names: Sequence[str]) -> str:
+    def _reason(self, action: int, names: Sequence[str], problem: Any) -> str:
         witness = self.witnesses[action]
         if witness is not None:
-            play = ", ".join(
-                f"{names[b]}: {float(witness.strategy[b]):.4g}" for b in witness.played
-            )
-            belief = ", ".join(f"{m}: {float(witness.belief[m]):.4g}" for m in witness.believed)
-            return f"optimal if play is {{{play}}} and belief in models {{{belief}}}"
+            play = {names[b]: witness.strategy[b] for b in witness.played}
+            belief = {_model(m, problem): witness.belief[m] for m in witness.believed}
+            return f"optimal if play is {_shares(play)} and belief is in {_shares(belief)}"
         for out in self.exclusions:
             if out.action == action:
                 available = ", ".join(names[b] for b in out.available)
@@ -198,6 +200,19 @@ def certify(
         method="rational" if form.num_actions <= 2 else "milp",
         rounds=rounds,
     )
+
+
+def _model(m: int, problem: Any) -> str:
+    """What to call a model: by its parameters, if it has any and the problem is at hand."""
+    theta = getattr(problem, "theta", np.zeros((m + 1, 0)))[m]
+    return f"theta {theta_label(theta)}" if len(theta) else f"model {m}"
+
+
+def _shares(shares: Mapping[str, Fraction]) -> str:
+    """Names and what each has of the whole, unless one has it all."""
+    if len(shares) == 1:
+        return next(iter(shares))
+    return ", ".join(f"{name} ({float(share):.4g})" for name, share in shares.items())
 
 
 def _names(problem: Any, num_actions: int) -> tuple[str, ...]:

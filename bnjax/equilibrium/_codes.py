@@ -20,7 +20,7 @@ class Certainty(enum.IntEnum):
         Rationalizable: the action has a verified witness that plays only actions which have
         witnesses of the same kind.
     UNDECIDED
-        Neither is shown. The action counts as possible: masks of "not excluded" include it.
+        Possible: neither is shown. Masks of "not excluded" include the action.
     """
 
     OUT = 0
@@ -47,7 +47,8 @@ class Phase(enum.IntEnum):
     UNDECIDED
         The solver could not tell (more than two actions); `certify` may.
     INVALID
-        The inputs are not finite, or no model survives.
+        The numbers make no sense (a probability outside [0, 1], say), or no model
+        survives what happens.
     """
 
     SAFE = 0

@@ -78,6 +78,7 @@ def solve_continuous_many(
         atoms=jnp.repeat(atoms[:, None], num_actions, axis=1),
         atom_weight=weight,
         best_fit=atoms,
+        others_fit=valid & jax.vmap(continuum.others_fit)(strategy, is_pure),
         is_pure=is_pure,
         stability=jnp.where(stable, int(Stability.STABLE), int(Stability.UNKNOWN)),
         absorbing=is_pure & uninformative[strategy.argmax(-1)] & (exploration == 0),

@@ -149,6 +149,7 @@ def solve_continuous_pair(
         atoms=atoms,
         atom_weight=weight,
         best_fit=jnp.sum(weight[:, :, None] * atoms, axis=1),
+        others_fit=rows.valid & jax.vmap(pair.continuum.others_fit)(strategy, rows.is_pure),
         is_pure=rows.is_pure & rows.valid,
         stability=jnp.where(rows.valid, rows.stability, 0),
         absorbing=rows.is_pure & rows.valid & absorbing,

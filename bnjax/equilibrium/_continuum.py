@@ -32,6 +32,8 @@ class Continuum:
         self.payoffs = jax.vmap(problem.payoffs)(self.nodes)
         self.payoff_range = self.payoffs.max() - self.payoffs.min()
         self.never_identified = tuple(not known for known in family.identifies_jointly())
+        # Actions that, played alone, leave a set of best fits.
+        self.leaves_open = [not all(family.identifies(a)) for a in range(problem.num_actions)]
 
     def realised(self, strategy: Float[Array, " actions"]) -> Float[Array, " actions"]:
         """Play after trembling."""
@@ -72,6 +74,13 @@ class Continuum:
         upper = jnp.where(known, self.upper, middle)
         weights = jnp.zeros(self.problem.num_actions, self.lower.dtype).at[action].set(1)
         return minimise(lambda x: self.misfit_at(x, weights, action), nodes, lower, upper)
+
+    def others_fit(
+        self, strategy: Float[Array, " actions"], is_pure: Bool[Array, ""]
+    ) -> Bool[Array, ""]:
+        """Whether what is played leaves more than one best fit, as the family says."""
+        alone = is_pure & (self.exploration == 0) & jnp.asarray(self.leaves_open)[strategy.argmax()]
+        return alone | any(self.never_identified)
 
     def extremes(
         self,

@@ -401,16 +401,9 @@ def _solve_tile(
         out_specs=split,
         check_vma=False,
     )(shared, points, counts)
-    names = example.action_names, _parameter_names(example)
+    names = example.action_names, example.parameter_names
     tolerance = default_tolerance(like.fit.dtype, shared.tol_fit, shared.tol_payoff)
     return cells, valid, _About(*names, tolerance.fit, tolerance.payoff)
-
-
-def _parameter_names(problem: AbstractProblem) -> tuple[str, ...]:
-    if isinstance(problem, FamilyProblem):
-        return problem.family.parameter_names
-    assert isinstance(problem, AbstractFiniteProblem)
-    return tuple(f"theta {i}" for i in range(problem.theta.shape[1]))
 
 
 def _solve_cell(
@@ -559,12 +552,12 @@ def _dataset(
         {
             name: (names, cells[name], attrs)
             for name, (names, attrs) in described.items()
-            if name in cells
+            if name in cells and cells[name].size
         },
         coords={
             **grid,
             "action": list(about.action_names),
-            "parameter": list(about.parameter_names),
+            **({"parameter": list(about.parameter_names)} if about.parameter_names else {}),
         },
         attrs=dict(attributes),
     )

@@ -31,7 +31,7 @@ from ..problem import ReducedForm
 from ._codes import Certainty
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance
-from ._verify import payoff_range, pure_stability, residual, uninformative
+from ._verify import others_fit, payoff_range, pure_stability, residual, uninformative
 
 # More systems of equations than this are not enumerated.
 MAX_SYSTEMS = 40_000
@@ -316,6 +316,7 @@ def _equilibria(
     is_pure = valid_rows & (jnp.max(start, -1) >= 1) & (jnp.max(end, -1) >= 1)
     is_pure &= jnp.all(start == end, -1)
     check = jax.vmap(lambda sigma, belief: residual(reduced, sigma, belief))
+    tied = jax.vmap(lambda sigma, belief: others_fit(reduced, sigma, belief, tolerance))
     left_over = jnp.maximum(check(start, mu), check(end, mu))
     pure = jnp.any(holds[:num_actions], axis=1)  # the first faces are the single actions
     return Equilibria(
@@ -326,6 +327,7 @@ def _equilibria(
         atoms=None,
         atom_weight=None,
         best_fit=jnp.sum(mu[:, :, None] * theta, 1),
+        others_fit=valid_rows & tied(start, mu),
         is_pure=is_pure,
         stability=jnp.where(is_pure, pure_stability(reduced, tolerance)[start.argmax(-1)], 0),
         absorbing=is_pure & uninformative(reduced, tolerance)[start.argmax(-1)],

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from .._numerics import lowest
 from ._lanes import kept
 
 # Sides of the difference h_plus - h_minus: action 0 is the better reply, tie, action 1 is.
@@ -111,10 +112,10 @@ def walk(
 
     def point(s):
         values = classes + slopes * s
-        lowest = values.min(0)
+        least = lowest(values)
         # Among tied lines the one that falls fastest is the one that leads to the right.
-        falls = jnp.where(values <= lowest + 0.5 * tol, slopes, big).min(0)
-        return jnp.concatenate([s[None], lowest, falls])
+        falls = lowest(jnp.where(values <= least + 0.5 * tol, slopes, big))
+        return jnp.concatenate([s[None], least, falls])
 
     def side_of(p):
         gap = p[1] - p[2]

@@ -20,7 +20,7 @@ from ._codes import Certainty
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance
 from ._two_actions import solve_two_actions
-from ._verify import payoff_range, pure_stability, residual, uninformative
+from ._verify import others_fit, payoff_range, pure_stability, residual, uninformative
 
 # Pairs of actions on which mixed equilibria are looked for at a time.
 _PAIR_BLOCK = 32
@@ -63,6 +63,7 @@ def solve_by_relaxation(
     start, end, mu, rows = strategy[order], strategy_end[order], belief[order], valid[order]
     is_pure = rows & (start.max(-1) >= 1) & (end.max(-1) >= 1)
     check = jax.vmap(lambda sigma, belief: residual(reduced, sigma, belief))
+    tied = jax.vmap(lambda sigma, belief: others_fit(reduced, sigma, belief, tolerance))
     action = start.argmax(-1)
     found = Equilibria(
         strategy=start,
@@ -72,6 +73,7 @@ def solve_by_relaxation(
         atoms=None,
         atom_weight=None,
         best_fit=jnp.sum(mu[:, :, None] * theta, 1),
+        others_fit=rows & tied(start, mu),
         is_pure=is_pure,
         stability=jnp.where(is_pure, pure_stability(reduced, tolerance)[action], 0),
         absorbing=is_pure & uninformative(reduced, tolerance)[action],

@@ -25,7 +25,9 @@ class Equilibria(eqx.Module):
     belief : [E, M] a belief that supports the equilibrium (finite Theta; None otherwise).
     atoms, atom_weight : [E, A, D], [E, A] the same for continuous Theta: parameters believed
         and their probabilities (None for finite Theta).
-    best_fit : [E, D] mean parameter under that belief.
+    best_fit : [E, D] mean parameter under that belief (D = 0 for models without ``theta``).
+    others_fit : [E] whether models that are not believed fit as well, so that the belief (and
+        ``best_fit``) is one of several.
     is_pure : [E] whether the component is one pure strategy and nothing else.
     stability : [E] codes of `Stability` under the mean-field dynamics with small trembles.
     absorbing : [E] whether it is pure and what is played there teaches nothing at all.
@@ -44,6 +46,7 @@ class Equilibria(eqx.Module):
     atoms: Float[Array, "equilibria actions parameters"] | None
     atom_weight: Float[Array, "equilibria actions"] | None
     best_fit: Float[Array, "equilibria parameters"]
+    others_fit: Bool[Array, " equilibria"]
     is_pure: Bool[Array, " equilibria"]
     stability: Int[Array, " equilibria"]
     absorbing: Bool[Array, " equilibria"]
@@ -94,8 +97,25 @@ class Equilibria(eqx.Module):
             )
         notes = [Stability(int(self.stability[e])).name.lower()]
         notes += ["absorbing"] if bool(self.absorbing[e]) else []
-        fit = ", ".join(f"{x:.6g}" for x in np.asarray(self.best_fit[e]))
-        return f"{play} ({', '.join(notes)}; best fit {fit})"
+        return f"{play} ({', '.join(notes)}; {self._describe_belief(e, problem)})"
+
+    def _describe_belief(self, e: int, problem: Any) -> str:
+        """Where it puts all its weight, or its weights, named by parameters if there are any."""
+        if self.belief is not None:
+            weights, theta = np.asarray(self.belief[e]), np.asarray(problem.theta)
+            labels = [theta_label(x) if len(x) else f"model {m}" for m, x in enumerate(theta)]
+        else:
+            assert self.atoms is not None
+            assert self.atom_weight is not None
+            weights = np.asarray(self.atom_weight[e])
+            labels = [theta_label(theta) for theta in np.asarray(self.atoms[e])]
+        weight = {labels[i]: 0.0 for i in np.flatnonzero(weights)}
+        for i in np.flatnonzero(weights):
+            weight[labels[i]] += float(weights[i])
+        others = ", among others" if bool(self.others_fit[e]) else ""
+        if len(weight) == 1:
+            return f"best fit {next(iter(weight))}{others}"
+        return "belief " + ", ".join(f"{w:.4g} in {name}" for name, w in weight.items()) + others
 
 
 class Rationalizable(eqx.Module):
@@ -136,6 +156,12 @@ class Rationalizable(eqx.Module):
         if by_code[Certainty.OUT]:
             text += "; excluded: " + ", ".join(by_code[Certainty.OUT])
         return text
+
+
+def theta_label(theta: Any) -> str:
+    """A parameter vector [D] in words."""
+    numbers = [f"{x:.6g}" for x in np.asarray(theta)]
+    return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
 
 
 def _is_one(array: Array, ndim: int) -> bool:

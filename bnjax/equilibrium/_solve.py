@@ -30,6 +30,11 @@ def prepare(
     """Check the arguments that all solvers share, on the host where they have values."""
     if not isinstance(problem, AbstractProblem):
         raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
+    if batch := problem.consequence.batch_shape:
+        raise ValueError(
+            f"`problem` must be one problem; this one is a batch of {batch}: use `jax.vmap`, for "
+            "example `jax.vmap(bn.phase)(problems)`."
+        )
     dtype = problem_dtype(problem)
     return check_exploration(exploration).astype(dtype), default_tolerance(
         dtype, tol_fit, tol_payoff

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._numerics import lowest
 from ..problem import AbstractFiniteProblem, ReducedForm
 from ._components import Components, Ties, components, rationalizable_pair
 from ._envelope import Walk, walk
 from ._lanes import in_lanes, kept
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance
-from ._verify import admissible, misfit, payoff_range, residual, uninformative
+from ._verify import admissible, misfit, others_fit, payoff_range, residual, uninformative
 
 
 def solve_two_actions(
@@ -56,6 +57,7 @@ def solve_two_actions(
     strategy_end = jnp.stack([rows.hi, 1 - rows.hi], -1)
     check = jax.vmap(lambda sigma, mu: residual(reduced, sigma, mu))
     left_over = jnp.maximum(check(strategy, belief), check(strategy_end, belief))
+    tied = jax.vmap(lambda sigma, mu: others_fit(reduced, sigma, mu, tolerance))
     flat = uninformative(reduced, tolerance)
     equilibria = Equilibria(
         strategy=strategy,
@@ -65,6 +67,7 @@ def solve_two_actions(
         atoms=None,
         atom_weight=None,
         best_fit=jnp.sum(belief[:, :, None] * theta, 1),
+        others_fit=rows.valid & tied(strategy, belief),
         is_pure=rows.is_pure & rows.valid,
         stability=jnp.where(rows.valid, rows.stability, 0),
         absorbing=rows.is_pure & rows.valid & jnp.where(rows.lo > 0, flat[0], flat[1]),
@@ -105,30 +108,26 @@ def _facts(
         given = problem.consequence, problem.models, problem.log_prior
 
     def block(given, exploration, tol_fit, tol_payoff) -> _Facts:
-        kl, ruled_out, (u_0, u_1), support, valid = _columns(given)
+        kl, (u_0, u_1), support, valid = _columns(given, exploration)
         big = jnp.finfo(kl[0].dtype).max / 4
         high = jnp.max(jnp.where(support, jnp.maximum(u_0, u_1), -jnp.inf), axis=0)
         low = jnp.min(jnp.where(support, jnp.minimum(u_0, u_1), jnp.inf), axis=0)
         slack = tol_payoff * (high - low)
-        favours = u_0 - u_1 >= -slack, u_0 - u_1 <= slack
-        refuted = (ruled_out[0] | ruled_out[1]) & (exploration > 0)
-        usable = [support & ~(out | refuted) for out in ruled_out]
-        mean = 0.5 * (kl[0] + kl[1])
-        kl = [(1 - exploration) * k + exploration * mean for k in kl]
+        favours = support & (u_0 - u_1 >= -slack), support & (u_0 - u_1 <= slack)
 
-        def least(kl, usable):
-            return jnp.stack([jnp.min(jnp.where(usable & f, kl, big), 0) for f in favours])
+        def least(kl):
+            return jnp.stack([lowest(jnp.where(f, kl, big)) for f in favours])
 
         def optimal(best):
             return (best <= best.min(0) + tol_fit) & (best < 0.5 * big)
 
         # Strictly mixed play leaves only models that allow everything.
-        both = usable[0] & usable[1]
+        both = jnp.maximum(kl[0], kl[1]) < 0.5 * big
         level, slope = jnp.where(both, kl[1], 0.0), jnp.where(both, kl[0] - kl[1], 0.0)
         plus, minus = favours[0] & both, favours[1] & both
         # The walk calls 1.5 times its tolerance a tie.
         met = walk(level, slope, plus, minus, tol_fit / 1.5, tolerance.play, max_ties)
-        best = jnp.stack([least(*parts) for parts in zip(kl, usable, strict=True)])
+        best = jnp.stack([least(k) for k in kl])
         pure = jnp.broadcast_to(jax.vmap(optimal)(best), (2, *met.at_zero.shape))
         valid &= met.at_zero.min(0) < 0.5 * big  # some model allows everything
         return _Facts(met, pure, valid)
@@ -138,9 +137,10 @@ def _facts(
     return in_lanes(block, args, num_models)
 
 
-def _columns(given):
-    """Divergences, refutations and payoffs by action, support, all [M, lanes]; valid [lanes].
+def _columns(given, exploration):
+    """Divergences and payoffs by action, support, all [M, lanes]; valid [lanes].
 
+    A divergence is huge where it is infinite, for an agent that explores as much as stated.
     ``valid`` is not yet whether some model allows everything.
 
     Columns and no [A, M, lanes] array: see `over_terms`.
@@ -149,21 +149,32 @@ def _columns(given):
     def models_last(x: Array) -> Array:
         return jnp.moveaxis(x, 0, -2)
 
+    def explored(kl, ruled_out, exploration):
+        mean = 0.5 * (kl[0] + kl[1])
+        kl = [(1 - exploration) * k + exploration * mean for k in kl]
+        refuted = (ruled_out[0] | ruled_out[1]) & (exploration > 0)
+        big = jnp.finfo(mean.dtype).max / 4
+        return [jnp.where(out | refuted, big, k) for k, out in zip(kl, ruled_out, strict=True)]
+
     if isinstance(given, ReducedForm):
         kl, ruled_out, payoffs = (
             tuple(models_last(x)) for x in (given.kl, given.ruled_out, given.payoffs)
         )
-        return kl, ruled_out, payoffs, given.support, jnp.ones(given.support.shape[1:], bool)
+        kl = explored(kl, ruled_out, exploration)
+        return kl, payoffs, given.support, jnp.ones(given.support.shape[1:], bool)
     consequence, models, log_prior = given
     consequence = jax.tree.map(lambda x: x[..., None, :], consequence)
     models = jax.tree.map(models_last, models)
-    kl, ruled_out, payoffs = kept(type(consequence).by_action, consequence, models)
+
+    def columns(consequence, models, exploration):
+        kl, ruled_out, payoffs = consequence.by_action(models)
+        return explored(kl, ruled_out, exploration), payoffs
+
+    kl, payoffs = kept(columns, consequence, models, exploration)
     support = log_prior > -jnp.inf
-    # What is not finite is not in the sum either, and NaN is the largest of all numbers.
-    size = jnp.max(jnp.where(support, jnp.abs(sum(kl) + sum(payoffs)), 0.0), axis=0)
     sensible = (consequence.model_is_valid(models) | ~support) & ~jnp.isnan(log_prior)
-    valid = jnp.all(sensible, axis=0) & consequence.is_valid()[0] & (size < jnp.inf)
-    return kl, ruled_out, payoffs, support, valid
+    valid = jnp.all(sensible, axis=0) & consequence.is_valid()[0]
+    return kl, payoffs, support, valid
 
 
 def _polish(

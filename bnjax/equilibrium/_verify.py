@@ -43,6 +43,16 @@ def residual(
     return jnp.maximum(fit, loss / jnp.where(width > 0, width, 1.0))
 
 
+def others_fit(
+    reduced: ReducedForm,
+    strategy: Float[Array, " actions"],
+    belief: Float[Array, " models"],
+    tolerance: Tolerance,
+) -> Bool[Array, ""]:
+    """Whether some model that is not believed fits what is played as well as the best."""
+    return jnp.any((misfit(reduced, strategy) <= tolerance.fit) & ~(belief > 0))
+
+
 def uninformative(reduced: ReducedForm, tolerance: Tolerance) -> Bool[Array, " actions"]:
     """Actions after which every supported model fits equally well, so that nothing is learned."""
     supported = reduced.support[:, None]

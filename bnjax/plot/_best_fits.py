@@ -19,7 +19,7 @@ from .._check import check_exploration
 from ..equilibrium import Equilibria, Stability, equilibria
 from ..equilibrium._continuum import Continuum
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
-from ._names import parameter_names, probability_of, words
+from ._names import probability_of, words
 from ._page import dress, figure_of, legend_below
 from ._runs import runs, with_half_steps
 from ._style import ACTION_COLOURS, COLUMN, DOT
@@ -55,7 +55,9 @@ def best_fit_curve(
     if problem.num_actions != 2:
         raise ValueError(f"`problem` must have two actions; got {problem.num_actions}.")
     tremble = check_exploration(exploration)
-    names = parameter_names(problem)
+    names = problem.parameter_names
+    if not names:
+        raise ValueError("`problem.theta` must be given to draw best fits; got models without.")
     if ax is not None and len(names) > 1:
         raise ValueError(
             f"`ax` must be left out for a theta of several dimensions, one panel each: {names}."

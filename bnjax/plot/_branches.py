@@ -97,7 +97,7 @@ def bifurcation(
     dress(ax, "", probability_of(first, chosen, name == "exploration" or tremble > 0))
     ax.tick_params(labelbottom=False)
     strip, certainties = _draw_strip(ax, grid, possible, first)
-    dress(strip, words(name), "")
+    dress(strip, name, "")
     strip.tick_params(left=False)
     patches = [Patch(facecolor=_POSSIBLE[c][0], label=_POSSIBLE[c][1]) for c in certainties]
     legend_below(strip, [*_branch_handles(used), *patches], columns=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -28,7 +29,6 @@ from ._cells import (
     phase_codes,
     union,
 )
-from ._names import words
 from ._page import canvas, dress, fit_height, legend_below
 from ._regions import name_regions
 from ._style import COLUMN, FONT, PHASE_STYLES
@@ -77,7 +77,8 @@ def phase_diagram(
     axis_y = coordinate(codes, y) if y else np.zeros(1)
     grid = phase_codes(codes)
     lines = boundary_lines(dataset, codes, x, y, boundaries)  # refuse before anything is drawn
-    height = COLUMN + 0.6 if y else 1.25
+    above = textwrap.wrap(title or "", 56)
+    height = (COLUMN + 0.6 if y else 1.25) + 0.18 * len(above)
     figure, ax, own = canvas(ax, COLUMN, height)
     edges_x, edges_y = cell_edges(axis_x), cell_edges(axis_y)
     present = [code for code in Phase if (grid == code).any()]
@@ -97,15 +98,15 @@ def phase_diagram(
             path_effects=halo,
             zorder=3,
         )
-    dress(ax, words(x), words(y))
+    dress(ax, x, y or "")
     if y is None:
         ax.set_yticks([])
     elif is_probability(x, axis_x) and is_probability(y, axis_y):
         spans = np.ptp(limits_x) / np.ptp(limits_y)
-        if 0.5 <= spans <= 2:  # a sliver of one of them would make a sliver of a figure
+        if 0.8 <= spans <= 1.25:  # a sliver of one of them would make a sliver of a figure
             ax.set_aspect("equal")
-    if title is not None:
-        ax.set_title(title, fontsize=FONT + 1)
+    if above:
+        ax.set_title("\n".join(above), fontsize=FONT)
     handles: list[Artist] = [_phase_patch(code, _share(grid == code)) for code in present]
     if lines:
         name = "theory" if boundaries is True else "boundary"

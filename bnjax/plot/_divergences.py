@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from ..equilibrium._continuum import Continuum
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
-from ._names import parameter_names, words
+from ._names import words
 from ._page import canvas, dress, legend_below
 from ._style import ACTION_COLOURS, COLUMN, DOT, LINE, action_style, is_named
 
@@ -82,7 +82,7 @@ def divergences(problem: AbstractProblem, *, ax: Axes | None = None) -> Figure:
     ax.set_xlim(theta[0] - pad, theta[-1] + pad)
     top = kl[np.isfinite(kl)].max()
     ax.set_ylim(*((-0.04 * top, 1.05 * top) if top > 0 else (-0.04, 1.0)))
-    dress(ax, parameter_names(problem)[0], "divergence K (nats)")
+    dress(ax, problem.parameter_names[0], "divergence K (nats)")
     legend_below(ax, handles, columns=2)
     return figure
 
@@ -91,10 +91,10 @@ def _divergence_curves(
     problem: AbstractProblem,
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Parameter [G], increasing, divergence [G, A], and each action's best fits and their K."""
-    if len(parameter_names(problem)) != 1:
+    if len(problem.parameter_names) != 1:
         raise ValueError(
             "`problem` must have a one-dimensional theta for its divergences to be curves; got "
-            f"{parameter_names(problem)}."
+            f"{problem.parameter_names}."
         )
     polished = None
     if isinstance(problem, FamilyProblem):

@@ -63,8 +63,8 @@ def deception(
     Raises
     ------
     ValueError
-        If a probability is not in [0, 1], the bounds are out of order, or a payoff is not
-        finite.
+        If a probability is not in [0, 1], the bounds are out of order or rule out what
+        happens, or a payoff is not finite.
     """
     p_detect = probability("p_detect", p_detect)
     lower = probability("detect_lower", detect_lower)
@@ -74,6 +74,14 @@ def deception(
             f"`detect_lower` must not exceed `detect_upper`; got {float(lower):g} and "
             f"{float(upper):g}."
         )
+    if is_concrete(p_detect, lower, upper):
+        truth, low, high = float(p_detect), float(lower), float(upper)
+        if (truth > 0 and high == 0) or (truth < 1 and low == 1):
+            name, bound = ("detect_upper", high) if high == 0 else ("detect_lower", low)
+            raise ValueError(
+                f"`{name}` = {bound:g} rules out what happens, as `p_detect` = {truth:g}: no "
+                "belief of this agent would survive."
+            )
     payoffs = {"gain": gain, "penalty": penalty, "honest_payoff": honest_payoff}
     gain, penalty, honest = (as_float(name, value, ndim=0) for name, value in payoffs.items())
     zero, one = jnp.zeros_like(p_detect), jnp.ones_like(p_detect)

@@ -65,7 +65,7 @@ def monopolist(demand_low: ArrayLike = 34.0, demand_high: ArrayLike = 2.0) -> Fa
     >>> import bnjax as bn
     >>> problem = bn.scenarios.monopolist()
     >>> print(bn.equilibria(problem).summary(problem))
-    mixed: price 2 0.97222..., price 10 0.0277... (stable; best fit 40, 3.33333)
+    mixed: price 2 0.97222..., price 10 0.0277... (stable; best fit (40, 3.33333))
     """
     mean = jnp.stack(
         [as_float("demand_low", demand_low, 0), as_float("demand_high", demand_high, 0)]
