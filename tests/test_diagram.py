@@ -159,15 +159,27 @@ def echoed(share, other, bonus):
 def echo(problem, exploration, max_equilibria, tolerance):
     """Give back the numbers that it was given, and compile in no time."""
     num = problem.num_actions
-    dimension = _diagram._parameter_names(problem)
     rows = (max_equilibria, 1)
     strategy = jnp.tile(problem.consequence.probs[:, 1], rows)
-    fit = jnp.full((max_equilibria, len(dimension)), exploration)
     none = jnp.zeros(max_equilibria, bool)
     found = bn.Equilibria(
-        *(strategy, strategy, strategy, None, None, None, fit, none, none.astype(jnp.int32)),
-        *(none, strategy[:, 0], ~none, jnp.zeros(num, bool), jnp.ones((), bool)),
-        *(tolerance.fit, tolerance.payoff),
+        strategy=strategy,
+        strategy_end=strategy,
+        realised=strategy,
+        belief=None,
+        atoms=None,
+        atom_weight=None,
+        best_fit=jnp.full((max_equilibria, len(problem.parameter_names)), exploration),
+        others_fit=none,
+        is_pure=none,
+        stability=none.astype(jnp.int32),
+        absorbing=none,
+        residual=strategy[:, 0],
+        valid=~none,
+        pure=jnp.zeros(num, bool),
+        complete=jnp.ones((), bool),
+        tol_fit=tolerance.fit,
+        tol_payoff=tolerance.payoff,
     )
     certainty = jnp.ones(num, jnp.int32)
     possible = bn.Rationalizable(certainty == 1, certainty, tolerance.fit, tolerance.payoff)
