@@ -390,7 +390,7 @@ def _solve_tile(
 
         needed = (counts[0] + block - 1) // block
         results = jax.lax.fori_loop(0, needed, step, results)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+        return jax.tree.map(lambda x: x.reshape(plan.share, *x.shape[2:]), results)
 
     everywhere, split = PartitionSpec(), PartitionSpec("cells")
     # Devices have nothing to say to each other: each goes through its blocks at its own pace.
@@ -462,7 +462,7 @@ def _run(
 
         def gather(array: Array) -> NDArray[Any]:
             shares = np.asarray(array).reshape(plan.num_devices, plan.share, *array.shape[1:])
-            return shares[:, :each].reshape(-1, *array.shape[1:])[:size]
+            return shares[:, :each].reshape(plan.num_devices * each, *array.shape[1:])[:size]
 
         cells, valid, about = tile
         if where.start == 0 and not gather(valid).any():
