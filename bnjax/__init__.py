@@ -8,6 +8,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import scenarios as scenarios
+from .belief import AbstractMemory as AbstractMemory
+from .belief import DiscountedMemory as DiscountedMemory
+from .belief import Observation as Observation
+from .belief import PerfectMemory as PerfectMemory
+from .belief import WindowMemory as WindowMemory
 from .equilibrium import Certainty as Certainty
 from .equilibrium import Certificate as Certificate
 from .equilibrium import Equilibria as Equilibria
@@ -21,34 +26,70 @@ from .equilibrium import phase as phase
 from .equilibrium import phase_diagram as phase_diagram
 from .equilibrium import rationalizable as rationalizable
 from .family import Family as Family
+from .learning import Agent as Agent
+from .learning import AgentState as AgentState
+from .learning import Outcome as Outcome
+from .learning import Running as Running
+from .learning import Share as Share
+from .learning import Simulation as Simulation
+from .learning import Snapshot as Snapshot
+from .learning import Step as Step
+from .learning import Trajectory as Trajectory
+from .learning import simulate as simulate
 from .problem import FamilyProblem as FamilyProblem
 from .problem import GaussianProblem as GaussianProblem
 from .problem import Problem as Problem
 from .problem import ReducedForm as ReducedForm
+from .response import AbstractPolicy as AbstractPolicy
+from .response import BestResponse as BestResponse
+from .response import EpsilonGreedy as EpsilonGreedy
+from .response import Logit as Logit
+from .response import ThompsonSampling as ThompsonSampling
 
 if TYPE_CHECKING:
     from . import plot as plot
 
 __all__ = [
+    "AbstractMemory",
+    "AbstractPolicy",
+    "Agent",
+    "AgentState",
+    "BestResponse",
     "Certainty",
     "Certificate",
+    "DiscountedMemory",
+    "EpsilonGreedy",
     "Equilibria",
     "Family",
     "FamilyProblem",
     "GaussianProblem",
+    "Logit",
+    "Observation",
+    "Outcome",
+    "PerfectMemory",
     "Phase",
     "Problem",
     "Rationalizable",
     "ReducedForm",
+    "Running",
+    "Share",
+    "Simulation",
+    "Snapshot",
     "Stability",
+    "Step",
+    "ThompsonSampling",
+    "Trajectory",
+    "WindowMemory",
     "Witness",
     "certify",
     "equilibria",
     "phase",
     "phase_diagram",
     "plot",
+    "pure",
     "rationalizable",
     "scenarios",
+    "simulate",
 ]
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ._check import (
     as_float,
@@ -23,7 +23,7 @@ from ._check import (
     check_shape,
     probability_tolerance,
 )
-from ._numerics import over_terms
+from ._numerics import inverse_cdf, over_terms, standard_normal, uniform
 
 
 class Categorical(eqx.Module):
@@ -63,6 +63,45 @@ class Categorical(eqx.Module):
                 f"[..., actions, consequences] as `probs` has; got {model.shape}."
             )
         check_probabilities(name, model)
+
+    @property
+    def num_features(self) -> int:
+        """Numbers F that say all that an observation tells of any model: one a consequence."""
+        return self.probs.shape[1]
+
+    def draw(self, action: Int[Array, ""], bits: UInt32[Array, ""]) -> Int[Array, ""]:
+        """Draw a consequence of an action from 32 random bits."""
+        return inverse_cdf(self.probs[action], uniform(bits, self.probs.dtype))
+
+    def features(
+        self, action: Int[Array, ""], consequence: Int[Array, ""]
+    ) -> Float[Array, " features"]:
+        """Features of an observation; their sum over observations is all that a learner needs."""
+        return (jnp.arange(self.num_features) == consequence).astype(self.probs.dtype)
+
+    def payoff_of(self, action: Int[Array, ""], consequence: Int[Array, ""]) -> Float[Array, ""]:
+        """Payoff of a consequence of an action."""
+        return self.payoff[action, consequence]
+
+    def total_payoff(self, evidence: Float[Array, "actions features"]) -> Float[Array, ""]:
+        """Sum of the payoffs of the observations whose features sum to ``evidence``."""
+        return jnp.sum(evidence * self.payoff)
+
+    def action_counts(self, evidence: Float[Array, "actions features"]) -> Float[Array, " actions"]:
+        """How often each action was played, from the sum of the features."""
+        return evidence.sum(1)
+
+    def log_ratio(
+        self, model: Float[Array, "actions consequences"]
+    ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
+        """log(model / truth) in nats by feature, and which features the model rules out.
+
+        Relative to the truth, so that it is small for models that fit, and so is its rounding.
+        Zero where the model rules the consequence out (the mask says so) or it never happens.
+        """
+        both = (model > 0) & (self.probs > 0)
+        ratio = jnp.where(both, model, 1.0) / jnp.where(both, self.probs, 1.0)
+        return jnp.log(ratio), (model <= 0) & (self.probs > 0)
 
     def by_action(
         self, model: Float[Array, "actions consequences *batch"]
@@ -163,6 +202,49 @@ class Gaussian(eqx.Module):
             )
         check_finite(f"{name} mean", mean)
         check_positive(f"{name} sd", sd)
+
+    @property
+    def num_features(self) -> int:
+        """Numbers F that say all that an observation tells of any model: 1, z and z^2."""
+        return 3
+
+    def draw(self, action: Int[Array, ""], bits: UInt32[Array, ""]) -> Float[Array, ""]:
+        """Draw a consequence of an action from 32 random bits."""
+        return self.mean[action] + self.sd[action] * standard_normal(bits, self.mean.dtype)
+
+    def features(
+        self, action: Int[Array, ""], consequence: Float[Array, ""]
+    ) -> Float[Array, " features"]:
+        """Features of an observation; their sum over observations is all that a learner needs.
+
+        Powers of z, the consequence standardised by its true mean and standard deviation: sums
+        of the powers of a raw number cancel badly.
+        """
+        z = (consequence - self.mean[action]) / self.sd[action]
+        return jnp.stack([jnp.ones_like(z), z, z * z])
+
+    def payoff_of(self, action: Int[Array, ""], consequence: Float[Array, ""]) -> Float[Array, ""]:
+        """Payoff of a consequence of an action."""
+        return self.payoff_intercept[action] + self.payoff_slope[action] * consequence
+
+    def total_payoff(self, evidence: Float[Array, "actions features"]) -> Float[Array, ""]:
+        """Sum of the payoffs of the observations whose features sum to ``evidence``."""
+        consequences = evidence[:, 0] * self.mean + evidence[:, 1] * self.sd
+        return jnp.sum(self.payoff_intercept * evidence[:, 0] + self.payoff_slope * consequences)
+
+    def action_counts(self, evidence: Float[Array, "actions features"]) -> Float[Array, " actions"]:
+        """How often each action was played, from the sum of the features."""
+        return evidence[:, 0]
+
+    def log_ratio(
+        self, model: tuple[Float[Array, " actions"], Float[Array, " actions"]]
+    ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
+        """log(model density / true density) in nats by feature; nothing is ruled out."""
+        ratio = self.sd / model[1]
+        shift = (self.mean - model[0]) / model[1]
+        constant = jnp.log(ratio) - 0.5 * shift**2
+        log = jnp.stack([constant, -ratio * shift, 0.5 * (1 - ratio**2)], axis=-1)
+        return log, jnp.zeros(log.shape, bool)
 
     def by_action(
         self, model: tuple[Float[Array, "actions *batch"], Float[Array, "actions *batch"]]

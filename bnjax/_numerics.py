@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 _FEW = 8
 
@@ -79,3 +80,32 @@ def over_terms(
         return [functools.reduce(operator.add, part) for part in zip(*parts, strict=True)]
 
     return tuple(zip(*map(row, range(rows)), strict=True))
+
+
+def uniform(bits: UInt32[Array, "*batch"], dtype: Any) -> Float[Array, "*batch"]:
+    """Uniform numbers in [0, 1) from 32 random bits each; of them, float32 holds 24."""
+    kept = min(32, jnp.finfo(dtype).nmant + 1)
+    return (bits >> (32 - kept)).astype(dtype) * 2.0**-kept
+
+
+def standard_normal(bits: UInt32[Array, "*batch"], dtype: Any) -> Float[Array, "*batch"]:
+    """Standard normal numbers from 32 random bits each, by the inverse of the distribution.
+
+    One bit is the sign and the others the probability of the tail, which floating point holds
+    best where it is small: up to 6.3 standard deviations, as fine in float32 as in float64.
+    """
+    tail = ((bits >> 1).astype(dtype) + 0.5) * 2.0**-32
+    size = -jax.scipy.special.ndtri(tail)
+    return jnp.where((bits & 1) == 1, size, -size)
+
+
+def inverse_cdf(
+    probs: Float[Array, "outcomes *batch"], number: Float[Array, "*batch"]
+) -> Int[Array, "*batch"]:
+    """Outcome at which the cumulated probabilities pass a number in [0, 1).
+
+    Never an outcome of probability zero, however the sums are rounded.
+    """
+    passed = jnp.cumsum(probs, axis=0) <= number * probs.sum(0)
+    last = probs.shape[0] - 1 - jnp.argmax(probs[::-1] > 0, axis=0)
+    return jnp.minimum(passed.sum(0), last).astype(jnp.int32)

@@ -1,0 +1,269 @@
+"""Beliefs: what a learner remembers, and what it therefore believes.
+
+What a learner has seen enters its belief only through sums of a few features of each
+observation (counts of consequences; powers of a standardised number): its *evidence*. A memory
+says how these sums are kept, and the belief is the prior times the exponential of evidence times
+log-likelihood ratios, all in log space.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from ._check import as_float, is_concrete
+from .problem import AbstractFiniteProblem
+
+
+class Likelihood(eqx.Module):
+    """How much each feature of an observation speaks for each model.
+
+    Parameters
+    ----------
+    log_ratio : [M, A, F] log(model / truth) in nats by unit of each feature; 0 where infinite.
+    ruled_out : [M, A, F] which features a model says cannot be.
+    """
+
+    log_ratio: Float[Array, "models actions features"]
+    ruled_out: Bool[Array, "models actions features"]
+
+    def log_belief(
+        self,
+        log_prior: Float[Array, "models *batch"],
+        evidence: Float[Array, "actions features *batch"],
+        seen: Bool[Array, "actions features *batch"],
+    ) -> tuple[Float[Array, "models *batch"], Float[Array, "models *batch"]]:
+        """Log-weights of the models after some evidence, not normalised, and their rounding.
+
+        Parameters
+        ----------
+        log_prior : [M] in nats; a trailing batch dimension holds many learners.
+        evidence : [A, F] sums of features.
+        seen : [A, F] which features have ever been seen (by this memory): a model that rules
+            one of them out is dead.
+
+        Returns
+        -------
+        log-weights in nats (``-inf`` for dead models), relative to what the truth would have; and a
+        bound in nats on how far rounding may have moved each.
+        """
+        flat = self.log_ratio.reshape(self.log_ratio.shape[0], -1)
+        batch = evidence.shape[2:]
+        sums = evidence.reshape(flat.shape[1], *batch)
+        log_weight = jnp.einsum("mf,f...->m...", flat, sums, precision=lax.Precision.HIGHEST)
+        size = jnp.einsum("mf,f...->m...", jnp.abs(flat), jnp.abs(sums))
+        rounding = 0.5 * (flat.shape[1] + 2) * jnp.finfo(flat.dtype).eps * size
+        log_weight = log_weight + log_prior
+        if self.ruled_out.size:
+            against = self.ruled_out.reshape(flat.shape).astype(flat.dtype)
+            hits = jnp.einsum("mf,f...->m...", against, seen.reshape(sums.shape).astype(flat.dtype))
+            log_weight = jnp.where(hits > 0, -jnp.inf, log_weight)
+        return log_weight, rounding
+
+
+def likelihood(problem: AbstractFiniteProblem) -> Likelihood:
+    """Log-likelihood ratios of the models of a problem to its truth."""
+    return Likelihood(*jax.vmap(problem.consequence.log_ratio)(problem.models))
+
+
+class Observation(eqx.Module):
+    """What one step shows.
+
+    Parameters
+    ----------
+    action : which action was played.
+    features : [F] features of its consequence.
+    """
+
+    action: Int[Array, ""]
+    features: Float[Array, " features"]
+
+    def added(
+        self, evidence: Float[Array, "actions features"], times: float = 1.0
+    ) -> Float[Array, "actions features"]:
+        """Evidence to which this observation has been added (or taken away, ``times=-1``)."""
+        played = jnp.arange(evidence.shape[0]) == self.action
+        return evidence + jnp.where(played[:, None], times * self.features, 0.0)
+
+
+class AbstractMemory(eqx.Module):
+    """What a learner keeps of what it has seen: sums of features, and how they age.
+
+    To make your own, give `init`, `update` and `evidence`; the state is any pytree of arrays.
+    """
+
+    @abc.abstractmethod
+    def init(self, nothing: Float[Array, "actions features"]) -> Any:
+        """State before the first observation; ``nothing`` is evidence full of zeros."""
+
+    @abc.abstractmethod
+    def update(self, state: Any, observation: Observation, time: Int[Array, ""]) -> Any:
+        """State after one more observation, made at step ``time`` = 0, 1, ..."""
+
+    @abc.abstractmethod
+    def evidence(
+        self, state: Any
+    ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
+        """Evidence, and which features of it are remembered to have been seen at all."""
+
+
+class PerfectMemory(AbstractMemory):
+    """Remember everything, for ever: exact Bayesian updating.
+
+    Examples
+    --------
+    >>> import bnjax as bn
+    >>> bn.PerfectMemory()
+    PerfectMemory()
+    """
+
+    def init(self, nothing: Float[Array, "actions features"]) -> Any:
+        """Nothing seen."""
+        return nothing
+
+    def update(self, state: Any, observation: Observation, time: Int[Array, ""]) -> Any:
+        """Add the observation."""
+        return observation.added(state)
+
+    def evidence(
+        self, state: Any
+    ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
+        """All of it."""
+        return state, state != 0
+
+
+class DiscountedMemory(AbstractMemory):
+    """Let evidence fade: each step keeps ``1 - rate`` of it. The prior is never forgotten.
+
+    The effective memory is ``1 / rate`` observations. What a model rules out stays ruled out: an
+    infinite log-likelihood does not fade.
+
+    Parameters
+    ----------
+    rate : share of the evidence that each step forgets, in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If the rate is not inside (0, 1).
+    """
+
+    rate: Float[Array, ""]
+
+    def __init__(self, rate: Any):
+        self.rate = as_float("rate", rate, ndim=0)
+        if is_concrete(self.rate) and not 0 < float(self.rate) < 1:
+            raise ValueError(f"`rate` must lie inside (0, 1); got {float(self.rate):g}.")
+
+    def init(self, nothing: Float[Array, "actions features"]) -> Any:
+        """Nothing seen."""
+        return nothing, nothing != 0
+
+    def update(self, state: Any, observation: Observation, time: Int[Array, ""]) -> Any:
+        """Fade, then add the observation."""
+        evidence, seen = state
+        keep = 1 - self.rate.astype(evidence.dtype)
+        return observation.added(keep * evidence), seen | (observation.added(0 * evidence) != 0)
+
+    def evidence(
+        self, state: Any
+    ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
+        """Faded sums; what was ever seen."""
+        return state
+
+
+class WindowMemory(AbstractMemory):
+    """Remember the last observations only: a context window.
+
+    Parameters
+    ----------
+    length : how many observations.
+
+    Raises
+    ------
+    ValueError
+        If the length is not a positive whole number.
+    """
+
+    length: int = eqx.field(static=True)
+
+    def __init__(self, length: int):
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise ValueError(f"`length` must be a whole number of at least 1; got {length!r}.")
+        self.length = length
+
+    def init(self, nothing: Float[Array, "actions features"]) -> Any:
+        """Empty places, which hold an observation without features."""
+        places = jnp.zeros((self.length, nothing.shape[1]), nothing.dtype)
+        return nothing, jnp.zeros(self.length, jnp.int32), places
+
+    def update(self, state: Any, observation: Observation, time: Int[Array, ""]) -> Any:
+        """Put the observation in the place of the oldest."""
+        evidence, actions, features = state
+        place = jnp.mod(time, self.length)
+        oldest = Observation(actions[place], features[place])
+        return (
+            observation.added(oldest.added(evidence, times=-1.0)),
+            actions.at[place].set(observation.action),
+            features.at[place].set(observation.features),
+        )
+
+    def evidence(
+        self, state: Any
+    ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
+        """Sums over the window; what is in it."""
+        return state[0], state[0] != 0
+
+
+def expected(
+    log_weight: Float[Array, "models *batch"],
+    rounding: Float[Array, "models *batch"],
+    log_size: Float[Array, " models"],
+    features: Float[Array, "models features"],
+) -> tuple[Float[Array, "features *batch"], Float[Array, "*batch"]]:
+    """Means of features of the models under a belief, and how far rounding may have moved it.
+
+    Each model counts by its weight times ``exp(log_size)``. Where all of that is zero, so are
+    the means.
+    """
+    wide = (..., *(None,) * (log_weight.ndim - 1))
+    log = log_weight + log_size[wide]
+    peak = log.max(0)
+    weight = jnp.exp(log - jnp.where(peak > -jnp.inf, peak, 0.0))
+    total = jnp.maximum(weight.sum(0), jnp.finfo(weight.dtype).tiny)
+    mean = jnp.einsum("mf,m...->f...", features, weight, precision=lax.Precision.HIGHEST) / total
+    return mean, (weight * rounding).sum(0) / total
+
+
+def largest_log_range(likelihood: Likelihood) -> Float[Array, ""]:
+    """By how much one observation may change log-odds: the largest finite range over models."""
+    log, out = likelihood.log_ratio, likelihood.ruled_out
+    high = jnp.where(out, -jnp.inf, log).max(0)
+    low = jnp.where(out, jnp.inf, log).min(0)
+    return jnp.max(jnp.where(high > low, high - low, 0.0), initial=0.0)
+
+
+def steps_between_refreshes(
+    log_range: Float[Array, ""], num_models: int
+) -> tuple[Int[Array, ""], float]:
+    """How many observations unnormalised weights survive, and the weight to start the largest at.
+
+    Weights that start at most at ``top = 2^e`` and shrink by at most ``exp(log_range)`` a step.
+    After k steps the largest is at least ``top exp(-k R)``, and whatever was flushed to zero on
+    the way was below the smallest normal number ``2^-s``. Of the total, all M models flushed
+    make a share of at most ``2^-p`` (p binary digits) as long as
+    ``k R <= (e + s - p) ln 2 - ln M``. Sums of M weights stay below the largest number.
+    """
+    info = jnp.finfo(log_range.dtype)
+    exponent = int(info.maxexp) - 2 - math.ceil(math.log2(num_models))
+    digits = int(info.nmant) + 1
+    nats = (exponent - int(info.minexp) - digits) * math.log(2) - math.log(num_models)
+    steps = jnp.floor(nats / jnp.maximum(log_range, nats * 1e-6))
+    return jnp.maximum(steps, 1).astype(jnp.int32), 2.0**exponent

@@ -1,0 +1,150 @@
+"""A learner as ``init`` and ``step``: the whole contract of simulation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt32
+
+from .._numerics import uniform
+from ..belief import AbstractMemory, Likelihood, Observation, PerfectMemory, expected, likelihood
+from ..problem import AbstractFiniteProblem
+from ..response import AbstractPolicy, BestResponse, PolicyTable, choose, policy_table
+from ._random import words
+
+
+class AgentState(eqx.Module):
+    """What an agent carries from step to step: never a trajectory.
+
+    Parameters
+    ----------
+    time : steps taken.
+    memory : whatever its memory keeps.
+    """
+
+    time: Int[Array, ""]
+    memory: Any
+
+
+class Step(eqx.Module):
+    """What happened in one step.
+
+    Parameters
+    ----------
+    time : number of the step, from 0.
+    intended : the action that the policy chose.
+    action : the action that was played: another one if play trembled.
+    consequence : what came of it: an index (categorical) or a number (Gaussian).
+    payoff : what it paid.
+    observation : the action and the features of the consequence, which is all that is learned.
+    """
+
+    time: Int[Array, ""]
+    intended: Int[Array, ""]
+    action: Int[Array, ""]
+    consequence: Array
+    payoff: Float[Array, ""]
+    observation: Observation
+
+
+class Agent(eqx.Module):
+    """A Bayesian learner in a problem: a prior, a policy and a memory.
+
+    Parameters
+    ----------
+    problem : finitely many models.
+    policy : how it plays, given what it believes. Default: best response.
+    memory : what it remembers. Default: everything.
+    log_prior : [M] log-weights in nats. Default: those of the problem.
+
+    Examples
+    --------
+    >>> import jax, bnjax as bn
+    >>> agent = bn.Agent(bn.scenarios.coin(), memory=bn.WindowMemory(10))
+    >>> state, key = agent.init(), jax.random.key(0)
+    >>> for _ in range(3):
+    ...     state, step = agent.step(key, state)
+    >>> int(state.time), agent.belief(state).shape
+    (3, (2,))
+    """
+
+    problem: AbstractFiniteProblem
+    policy: AbstractPolicy
+    memory: AbstractMemory
+    log_prior: Float[Array, " models"]
+    likelihood: Likelihood
+    table: PolicyTable
+
+    def __init__(
+        self,
+        problem: AbstractFiniteProblem,
+        policy: AbstractPolicy | None = None,
+        memory: AbstractMemory | None = None,
+        log_prior: Any = None,
+    ):
+        self.problem = problem
+        self.policy = BestResponse() if policy is None else policy
+        self.memory = PerfectMemory() if memory is None else memory
+        self.log_prior = problem.log_prior if log_prior is None else log_prior
+        self.likelihood = likelihood(problem)
+        self.table = policy_table(self.policy, problem.subjective_payoffs())
+
+    @property
+    def words_per_step(self) -> int:
+        """Random words that a step takes: one for the consequence, one for a random choice."""
+        return 2 if self.policy.randomised else 1
+
+    def nothing(self) -> Float[Array, "actions features"]:
+        """Evidence before the first observation."""
+        shape = self.problem.num_actions, self.problem.consequence.num_features
+        return jnp.zeros(shape, self.likelihood.log_ratio.dtype)
+
+    def init(self) -> AgentState:
+        """State before the first step."""
+        return AgentState(jnp.zeros((), jnp.int32), self.memory.init(self.nothing()))
+
+    def belief(self, state: AgentState) -> Float[Array, " models"]:
+        """Probability of each model, [M]."""
+        return jax.nn.softmax(self._log_belief(state)[0])
+
+    def _log_belief(self, state: AgentState) -> tuple[Array, Array]:
+        evidence, seen = self.memory.evidence(state.memory)
+        return self.likelihood.log_belief(self.log_prior, evidence, seen)
+
+    def intention(self, state: AgentState) -> Float[Array, " actions"]:
+        """Probability of intending each action next, [A]."""
+        means, slack = expected(*self._log_belief(state), self.table.log_size, self.table.features)
+        return self.policy.probabilities(means, slack)
+
+    def step(self, key: Array, state: AgentState) -> tuple[AgentState, Step]:
+        """Choose, observe, remember.
+
+        Parameters
+        ----------
+        key : the agent's key, the same at every step: a step takes the random words that belong to
+            ``state.time``.
+        state : where it stands.
+
+        Returns
+        -------
+        the next state, and what happened.
+        """
+        return self.step_with(jax.random.bits(key, (2,), jnp.uint32), state)
+
+    def step_with(self, key: UInt32[Array, "2"], state: AgentState) -> tuple[AgentState, Step]:
+        """`step` from the two words of an agent's key."""
+        bits = words(key, state.time, 1, self.words_per_step)[0]
+        probabilities = self.intention(state)
+        exploration = self.policy.exploration.astype(probabilities.dtype)
+        number = uniform(bits[-1], probabilities.dtype)
+        intended, action = choose(probabilities, exploration, number)
+        truth = self.problem.consequence
+        consequence = truth.draw(action, bits[0])
+        observation = Observation(action, truth.features(action, consequence))
+        memory = self.memory.update(state.memory, observation, state.time)
+        payoff = truth.payoff_of(action, consequence)
+        happened = Step(state.time, intended, action, consequence, payoff, observation)
+        return AgentState(state.time + 1, memory), happened

@@ -1,0 +1,265 @@
+"""The fast simulator: perfect memory of categorical consequences, agents in the vector lanes.
+
+The state of an agent is its counts. At the start of a block of steps its weights are made anew
+from them, exactly as in the plain simulator; inside the block they are only multiplied by
+likelihoods that are relative to the likeliest model's, so that a step takes no exponential. How many
+steps a block may have, so that nothing that matters is flushed to zero, is
+`belief.steps_between_refreshes`. Everything has models first and agents last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from .._consequence import Categorical
+from .._numerics import inverse_cdf, uniform
+from ..belief import (
+    AbstractMemory,
+    Likelihood,
+    PerfectMemory,
+    largest_log_range,
+    steps_between_refreshes,
+)
+from ..problem import AbstractFiniteProblem
+from ..response import choose
+from ._agent import Agent
+from ._plain import Tile, snapshot
+from ._random import words
+from ._record import Record, Running, Tally, Trajectory, quarters
+
+_DRAWS = 32  # steps whose random words are made together
+_MOST_CODES = 16  # pairs of action and consequence between which likelihoods are selected
+
+
+def can_run_blocked(problem: AbstractFiniteProblem, memory: AbstractMemory, record: Record) -> bool:
+    """Whether this simulator serves: it knows one kind of memory and one of consequence."""
+    truth = problem.consequence
+    return (
+        isinstance(truth, Categorical)
+        and isinstance(memory, PerfectMemory)
+        and truth.num_actions * truth.num_features <= _MOST_CODES
+        and not isinstance(record, Running)
+    )
+
+
+class _Lanes(NamedTuple):
+    """What is carried from step to step, agents last.
+
+    ``packed`` holds what happened in the last step: the pair of action and consequence, and the
+    intended action. It waits for the next step, so that it is computed once and then used by
+    all that follows from it.
+    """
+
+    counts: Float[Array, "codes agents"]
+    intended: Int[Array, " agents"]
+    since: Int[Array, " agents"]
+    switches: Int[Array, " agents"]
+
+
+class _Table(NamedTuple):
+    """What the steps look up."""
+
+    factors: Float[Array, "codes models"]  # likelihood of each pair relative to the likeliest model
+    new: Bool[Array, "models codes"]  # which pairs a model rules out
+    features: Float[Array, "features models"]
+    steps: Int[Array, ""]
+    top: float
+
+
+def _table(agent: Agent) -> _Table:
+    likelihood: Likelihood = agent.likelihood
+    num_models = likelihood.log_ratio.shape[0]
+    out = likelihood.ruled_out.reshape(num_models, -1)
+    log = jnp.where(out, -jnp.inf, likelihood.log_ratio.reshape(num_models, -1))
+    peak = log.max(0)
+    factors = jnp.exp(log - jnp.where(peak > -jnp.inf, peak, 0.0)).T
+    features = agent.table.features
+    if not agent.policy.scale_free:
+        # Scaled, so that a sum over models stays in range, and with the total weight beside it.
+        ones = jnp.ones((num_models, 1), features.dtype)
+        features = jnp.concatenate([features / _scale(features), ones], axis=1)
+    steps, top = steps_between_refreshes(largest_log_range(likelihood), num_models)
+    return _Table(factors, out, features.T, steps, top)
+
+
+def _scale(features: Array) -> Array:
+    size = jnp.abs(features).max()
+    return jnp.where(size > 0, size, 1.0)
+
+
+def run_blocked(
+    agent: Agent,
+    log_prior: Float[Array, "*agents models"],
+    keys: UInt32[Array, "2 agents"],
+    num_steps: int,
+    record: Record,
+    excludes: bool,
+) -> Tile:
+    """Simulate a tile of agents.
+
+    Parameters
+    ----------
+    agent, log_prior, keys, num_steps, record : as for `run_plain`.
+    excludes : whether some model may rule out what happens. Then weights are made anew after an
+        observation that does so for the first time: what is left may be far below what was.
+    """
+    num_actions, num_lanes = agent.problem.num_actions, keys.shape[1]
+    num_features = agent.problem.consequence.num_features
+    dtype = agent.likelihood.log_ratio.dtype
+    prior = log_prior[:, None] if log_prior.ndim == 1 else log_prior.T
+    table = _table(agent)
+    each = agent.words_per_step
+    probs = agent.problem.consequence.probs
+    exploration = agent.policy.exploration.astype(dtype)
+    probabilities = jax.vmap(agent.policy.probabilities, in_axes=(-1, -1), out_axes=-1)
+
+    def log_belief(counts: Array) -> tuple[Array, Array]:
+        evidence = counts.reshape(num_actions, num_features, -1)
+        return agent.likelihood.log_belief(prior, evidence, evidence > 0)
+
+    def refresh(counts: Array) -> tuple[Array, Array, Array]:
+        """Weights, their rounding, and which pairs would kill a model that is alive."""
+        log_weight, rounding = log_belief(counts)
+        log = log_weight + agent.table.log_size[:, None]
+        peak = log.max(0)
+        weight = jnp.exp(log - jnp.where(peak > -jnp.inf, peak, 0.0))
+        total = jnp.maximum(weight.sum(0), jnp.finfo(dtype).tiny)
+        slack = (weight * rounding).sum(0) / total
+        deadly = jnp.zeros((1, num_lanes), dtype)
+        if excludes:
+            alive = (log > -jnp.inf).astype(dtype)
+            deadly = jnp.dot(table.new.T.astype(dtype), alive)
+        return weight * table.top, slack, deadly
+
+    def decide(weight: Array, slack: Array, bits: Array) -> Array:
+        """What happens in a step, packed in one number."""
+        means = jnp.dot(table.features, weight, precision=lax.Precision.HIGHEST)
+        if not agent.policy.scale_free:
+            means = means[:-1] / means[-1] * _scale(agent.table.features)
+        number = uniform(bits[-1], dtype)
+        intended, action = choose(probabilities(means, slack), exploration, number)
+        outcome = inverse_cdf(
+            _select([row[:, None] for row in probs], action), uniform(bits[0], dtype)
+        )
+        return (intended * num_actions + action) * num_features + outcome
+
+    def absorb(lanes: _Lanes, packed: Array, time: Array) -> _Lanes:
+        """Count what happened at a time."""
+        code, intended = _unpack(packed, num_actions * num_features)
+        changed = (intended != lanes.intended) & (time > 0)
+        return _Lanes(
+            lanes.counts + (jnp.arange(lanes.counts.shape[0])[:, None] == code).astype(dtype),
+            intended,
+            jnp.where(changed, time, lanes.since),
+            lanes.switches + changed.astype(jnp.int32),
+        )
+
+    def block(state: tuple, bits: Array, offset: Array, first: Array, limit: Array) -> tuple:
+        """Steps ``done`` to ``limit`` at most, from one refresh to the next.
+
+        The random words of step ``first + i`` are at ``offset + i``.
+        """
+        lanes, done = state
+        weight, slack, deadly = refresh(lanes.counts)
+        stop = jnp.minimum(done + table.steps, limit)
+
+        def step(carry: tuple) -> tuple:
+            weight, lanes, packed, i, _ = carry
+            code, _ = _unpack(packed, num_actions * num_features)
+            weight = weight * _select([row[:, None] for row in table.factors], code)
+            lanes = absorb(lanes, packed, first + i - 1)
+            packed = decide(weight, slack, bits[offset + i])
+            return weight, lanes, packed, i + 1, kills(packed)
+
+        def kills(packed: Array) -> Array:
+            if not excludes:
+                return jnp.zeros((), bool)
+            code, _ = _unpack(packed, num_actions * num_features)
+            return jnp.any(_select([row[None] for row in deadly], code) > 0)
+
+        packed = decide(weight, slack, bits[offset + done])
+        carry = weight, lanes, packed, done + 1, kills(packed)
+        _, lanes, packed, done, _ = lax.while_loop(
+            lambda carry: (carry[3] < stop) & ~carry[4], step, carry
+        )
+        return absorb(lanes, packed, first + done - 1), done
+
+    def draws(state: tuple, until: Array) -> tuple:
+        """As many steps as share one making of random words."""
+        lanes, time = state
+        offset = time % 2 if each == 1 else 0 * time  # a pair of words begins at an even step
+        bits = words(keys, time - offset, _DRAWS, each)
+        limit = jnp.minimum(_DRAWS - offset, until - time)
+        lanes, _ = lax.while_loop(
+            lambda inner: inner[1] < limit,
+            lambda inner: block(inner, bits, offset, time, limit),
+            (lanes, jnp.zeros((), jnp.int32)),
+        )
+        return lanes, time + limit
+
+    def segment(state: tuple, until: Array) -> tuple[tuple, _Lanes]:
+        state = lax.while_loop(lambda s: s[1] < until, lambda s: draws(s, until), state)
+        return state, state[0]
+
+    zeros = jnp.zeros(num_lanes, jnp.int32)
+    start = _Lanes(jnp.zeros((num_actions * num_features, num_lanes), dtype), zeros, zeros, zeros)
+    bounds, places = _bounds(num_steps, record)
+    state = start, jnp.zeros((), jnp.int32)
+    (last, _), shots = lax.scan(segment, state, jnp.asarray(bounds, jnp.int32))
+    third, fourth = (jax.tree.map(lambda x: x[places[i]], shots) for i in (0, 1))
+
+    def by_agent(counts: Array) -> Array:
+        return jnp.moveaxis(counts.reshape(num_actions, num_features, -1), -1, 0)
+
+    late = by_agent(last.counts - third.counts).sum(-1).astype(jnp.int32)
+    switches = jnp.stack(
+        [fourth.switches - third.switches, last.switches - fourth.switches], axis=-1
+    )
+    tally = Tally(by_agent(last.counts), late, last.intended, last.since, switches)
+    trajectory = None
+    if isinstance(record, Trajectory):
+
+        def look(lanes: _Lanes) -> object:
+            evidence = by_agent(lanes.counts)
+            log = log_belief(lanes.counts)[0].T
+            mapped = jax.vmap(lambda *args: snapshot(agent, *args, record))
+            return mapped(log, evidence, lanes.intended)
+
+        at = np.asarray(places[2:], np.int32)
+        looked = lax.map(look, jax.tree.map(lambda x: x[at], shots))
+        trajectory = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), looked)
+    return Tile(tally, log_belief(last.counts)[0].T, trajectory, None)
+
+
+def _bounds(num_steps: int, record: Record) -> tuple[list[int], list[int]]:
+    """Times at which to look, and which of them are the quarters and then the snapshots."""
+    wanted = list(quarters(num_steps))
+    if isinstance(record, Trajectory):
+        wanted += range(record.every, num_steps + 1, record.every)
+    bounds = sorted({*wanted, num_steps})
+    return bounds, [bounds.index(time) for time in wanted]
+
+
+def _unpack(packed: Array, num_codes: int) -> tuple[Array, Array]:
+    """Pair of action and consequence, and the intended action."""
+    intended = packed // num_codes
+    return packed - intended * num_codes, intended
+
+
+def _select(rows: Sequence[Array], index: Int[Array, " agents"]) -> Array:
+    """``rows[index]`` agent by agent: selects, bit by bit, where a gather would be slow."""
+    bit = 0
+    while len(rows) > 1:
+        odd = ((index >> bit) & 1) == 1
+        pairs = zip(rows[::2], rows[1::2], strict=False)
+        chosen = [jnp.where(odd, second, first) for first, second in pairs]
+        rows = chosen + ([rows[-1]] if len(rows) % 2 else [])
+        bit += 1
+    return rows[0]

@@ -1,0 +1,82 @@
+"""Where learners end up: locked on an action, mixing for ever, or undecided at the horizon."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ._record import Tally
+
+
+class Outcome(enum.IntEnum):
+    """What a learner has settled into by the horizon, judged by the actions that it intends.
+
+    A finite run can only suggest what happens in the limit. Who changes after the horizon is
+    counted as locked, so that lock-in is overstated, by less the longer the run; a policy that
+    chooses at random at every step (logit, Thompson sampling) counts as mixing while it
+    still changes at all.
+
+    Attributes
+    ----------
+    LOCKED
+        It intended one action throughout the second half.
+    MIXING
+        It changed the action it intends in the third quarter and again in the fourth: it
+        cycles, or mixes; its frequencies say how.
+    UNDECIDED
+        Neither: it changed its action late, and then stopped, or began to.
+    """
+
+    LOCKED = 0
+    MIXING = 1
+    UNDECIDED = 2
+
+
+def outcome_of(tally: Tally) -> Int[Array, "*batch"]:
+    """Code of `Outcome` from the final statistics."""
+    third, fourth = tally.switches[..., 0], tally.switches[..., 1]
+    code = jnp.where((third > 0) & (fourth > 0), int(Outcome.MIXING), int(Outcome.UNDECIDED))
+    return jnp.where((third == 0) & (fourth == 0), int(Outcome.LOCKED), code).astype(jnp.int32)
+
+
+class Share(NamedTuple):
+    """A share of a population, with a confidence interval.
+
+    Parameters
+    ----------
+    share : of the agents.
+    low, high : Clopper-Pearson interval of the probability behind it: covers it with at least
+        the confidence level, whatever the number of agents.
+    count : how many agents.
+    """
+
+    share: float
+    low: float
+    high: float
+    count: int
+
+
+def share_of(mask: np.ndarray, level: float) -> Share:
+    """How many of a population, and what that says of the probability."""
+    from scipy.stats import binomtest  # slow to import
+
+    if not 0 < level < 1:
+        raise ValueError(f"`level` must lie inside (0, 1); got {level!r}.")
+    count, total = int(mask.sum()), int(mask.size)
+    interval = binomtest(count, total).proportion_ci(level, method="exact")
+    return Share(count / total, float(interval.low), float(interval.high), count)
+
+
+def mean_interval(values: Float[np.ndarray, " agents"], level: float) -> tuple[float, float, float]:
+    """Mean over agents, and its normal confidence interval."""
+    from scipy.stats import norm
+
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, -np.inf, np.inf
+    half = float(norm.ppf(0.5 + level / 2) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half

@@ -1,0 +1,142 @@
+"""What to keep of a simulation: final statistics always, and more on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ._agent import Agent, AgentState, Step
+
+
+class Trajectory(eqx.Module):
+    """Also keep a snapshot of every agent after every so many steps.
+
+    Parameters
+    ----------
+    every : steps between snapshots.
+    beliefs : whether to keep the probability of every model, and not only the mean parameter.
+
+    Raises
+    ------
+    ValueError
+        If ``every`` is not a positive whole number.
+    """
+
+    every: int = eqx.field(static=True)
+    beliefs: bool = eqx.field(static=True)
+
+    def __init__(self, every: int, beliefs: bool = False):
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"`every` must be a whole number of at least 1; got {every!r}.")
+        self.every = every
+        self.beliefs = bool(beliefs)
+
+
+class Running(eqx.Module):
+    """Also keep a statistic of your own, updated at every step of every agent.
+
+    Parameters
+    ----------
+    init : agent -> carry, any pytree of arrays.
+    update : (carry, step, state, agent) -> carry, given what happened (`Step`) and the state of
+        the agent afterwards. Both are functions of one agent and go through `jax.vmap`.
+
+    Examples
+    --------
+    The longest time that an agent keeps to one action:
+
+    >>> import jax, jax.numpy as jnp, bnjax as bn
+    >>> def start(agent):
+    ...     return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    >>> def longer(carry, step, state, agent):
+    ...     action, run, longest = carry
+    ...     run = jnp.where(step.action == action, run + 1, 1)
+    ...     return step.action, run, jnp.maximum(run, longest)
+    >>> problem = bn.scenarios.sycophancy(0.4, 0.4)
+    >>> result = bn.simulate(
+    ...     problem, jax.random.key(0), num_agents=8, num_steps=50, record=bn.Running(start, longer)
+    ... )
+    >>> result.record[2].shape
+    (8,)
+    """
+
+    init: Callable[[Agent], Any] = eqx.field(static=True)
+    update: Callable[[Any, Step, AgentState, Agent], Any] = eqx.field(static=True)
+
+    def __init__(self, init: Callable[..., Any], update: Callable[..., Any]):
+        for name, function in (("init", init), ("update", update)):
+            if not callable(function):
+                raise ValueError(f"`{name}` must be a function; got {function!r}.")
+        self.init = init
+        self.update = update
+
+
+Record = Trajectory | Running | None
+
+
+class Tally(eqx.Module):
+    """Running statistics of one agent.
+
+    Parameters
+    ----------
+    evidence : [A, F] sum of the features of all observations, whatever is remembered of them.
+    late : [A] how often each action was played in the second half.
+    intended : the action intended last.
+    since : the step at which the agent last changed the action it intends; 0 if never.
+    switches : [2] how often it did so in the third and the fourth quarter.
+    """
+
+    evidence: Float[Array, "*batch actions features"]
+    late: Int[Array, "*batch actions"]
+    intended: Int[Array, "*batch"]
+    since: Int[Array, "*batch"]
+    switches: Int[Array, "*batch 2"]
+
+
+def quarters(num_steps: int) -> tuple[int, int]:
+    """First steps of the third and of the fourth quarter."""
+    half = num_steps // 2
+    return half, half + (num_steps - half) // 2
+
+
+def new_tally(nothing: Float[Array, "actions features"]) -> Tally:
+    """Nothing counted yet."""
+    zero = jnp.zeros((), jnp.int32)
+    late, switches = jnp.zeros(nothing.shape[0], jnp.int32), jnp.zeros(2, jnp.int32)
+    return Tally(nothing, late, zero, zero, switches)
+
+
+def tallied(tally: Tally, step: Step, num_steps: int) -> Tally:
+    """Count one more step."""
+    third, fourth = quarters(num_steps)
+    changed = (step.intended != tally.intended) & (step.time > 0)
+    played = jnp.arange(tally.late.shape[0]) == step.action
+    quarter = jnp.stack([(step.time >= third) & (step.time < fourth), step.time >= fourth])
+    return Tally(
+        step.observation.added(tally.evidence),
+        tally.late + (played & (step.time >= third)).astype(jnp.int32),
+        step.intended,
+        jnp.where(changed, step.time, tally.since),
+        tally.switches + (changed & quarter).astype(jnp.int32),
+    )
+
+
+class Snapshot(eqx.Module):
+    """Where agents stand at some time.
+
+    Parameters
+    ----------
+    action_counts : [A] how often each action has been played.
+    intended : the action intended last.
+    mean_theta : [D] mean parameter under the belief.
+    belief : [M] probability of each model, or None.
+    """
+
+    action_counts: Float[Array, "*batch actions"]
+    intended: Int[Array, "*batch"]
+    mean_theta: Float[Array, "*batch parameters"]
+    belief: Float[Array, "*batch models"] | None

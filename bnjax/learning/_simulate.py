@@ -1,0 +1,345 @@
+"""Populations of learners: tiles of agents, dealt out to devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from .._check import as_float, is_concrete
+from ..belief import AbstractMemory, PerfectMemory, likelihood
+from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
+from ..response import AbstractPolicy, BestResponse, check_policy
+from ._agent import Agent
+from ._blocked import can_run_blocked, run_blocked
+from ._memory_limit import check_fits
+from ._outcome import outcome_of
+from ._plain import Tile, run_plain
+from ._random import agent_keys
+from ._record import Record, Running, Trajectory, quarters
+from ._results import Simulation
+
+# Weights of a tile on a CPU: they should stay in the second-level cache.
+_TILE_CPU, _TILE_ACCELERATOR = 32_768, 4_194_304
+_MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 512, 65_536
+_MOST_TILES = 16  # that a device gets at a time: progress moves, and memory stays bounded
+
+
+def simulate(
+    problem: AbstractProblem,
+    key: Array,
+    *,
+    num_agents: int,
+    num_steps: int,
+    policy: AbstractPolicy | None = None,
+    memory: AbstractMemory | None = None,
+    log_prior: Any = None,
+    record: Record = None,
+    tile: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Simulation:
+    """Simulate a population of misspecified Bayesian learners.
+
+    Agents learn by themselves: each plays, observes what the true environment brings about, and
+    updates its belief over the models (DESIGN: Bayes' rule on exact evidence). All local devices
+    share the work; under `jax.jit` or `jax.vmap` (over problems, priors, keys, ...) one does.
+    Memory does not grow with the number of steps unless ``record`` asks for it.
+
+    Agent i uses the key ``fold_in(key, i)`` and the arithmetic of a tile of fixed size, so that
+    its life depends neither on how many agents or devices there are nor on batching; that holds
+    within one backend and version of JAX.
+
+    Parameters
+    ----------
+    problem : any problem. A continuum of models is replaced by ``problem.discretize()``; do that
+        yourself to choose the grid.
+    key : a JAX key.
+    num_agents, num_steps : how many agents (N), and observations of each.
+    policy : how they play. Default: `BestResponse`.
+    memory : what they remember. Default: `PerfectMemory`.
+    log_prior : [M] log-weights in nats for all, or [N, M] for each; ``-inf`` outside the
+        support. Default: the prior of the problem.
+    record : what to keep besides the final statistics: `Trajectory`, `Running`, or None.
+    tile : agents that are simulated together; part of what makes a result reproducible to
+        the bit. Default: by the number of models.
+    progress : called with (agents done, agents in all) now and then.
+
+    Returns
+    -------
+    Simulation
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, the prior does not fit the problem, or what is asked for
+        would not fit in memory.
+
+    Notes
+    -----
+    In float32 a belief that rests on n observations carries a rounding of about 1e-7 n nats; ties
+    are judged with that in mind (see `BestResponse`). Up to 1e5 steps that is harmless; beyond, use
+    float64.
+
+    Examples
+    --------
+    >>> import jax, bnjax as bn
+    >>> problem = bn.scenarios.sycophancy(p_sycophantic=0.8, p_honest=0.3)
+    >>> result = bn.simulate(problem, jax.random.key(0), num_agents=100, num_steps=400)
+    >>> result.shares()["locked 0"].count
+    100
+    """
+    num_agents = _positive("num_agents", num_agents)
+    num_steps = _positive("num_steps", num_steps)
+    problem = as_finite(problem)
+    policy = BestResponse() if policy is None else policy
+    check_policy(policy)
+    memory = PerfectMemory() if memory is None else memory
+    if not isinstance(memory, AbstractMemory):
+        raise ValueError(
+            f"`memory` must be a bnjax memory, such as bn.PerfectMemory(); got {memory!r}."
+        )
+    if record is not None and not isinstance(record, (Trajectory, Running)):
+        raise ValueError(f"`record` must be bn.Trajectory, bn.Running or None; got {record!r}.")
+    prior = _log_prior(log_prior, problem, num_agents)
+    dtype = problem.log_prior.dtype
+    if num_steps > 2 ** (jnp.finfo(dtype).nmant + 1):
+        raise ValueError(
+            f"`num_steps` must be at most {2 ** (jnp.finfo(dtype).nmant + 1)} in {dtype}, whose "
+            f"counts are exact no further; got {num_steps}."
+        )
+    if isinstance(record, Trajectory) and record.every > num_steps:
+        raise ValueError(
+            f"`record.every` must be at most the number of steps, {num_steps}; got {record.every}."
+        )
+    lanes = _lanes(problem.num_models) if tile is None else _positive("tile", tile)
+    blocked = can_run_blocked(problem, memory, record)
+    plan = _Plan(num_steps, record, lanes, blocked, blocked and _excludes(problem))
+    population = _Population(problem, policy, memory, prior, key)
+    if not is_concrete(population):
+        tiles = jnp.arange(-(-num_agents // lanes), dtype=jnp.int32)
+        stacked = lax.map(lambda i: _run_tile(plan, population, i), tiles)
+        return _merge(stacked, num_agents)
+    check_fits(eqx.filter_eval_shape(_run_tile, plan, population, jnp.int32(0)), num_agents)
+    return _run(plan, population, num_agents, progress)
+
+
+def as_finite(problem: AbstractProblem) -> AbstractFiniteProblem:
+    """The problem itself, or on the solver's grid if its models are a continuum."""
+    if isinstance(problem, FamilyProblem):
+        return problem.discretize()
+    if not isinstance(problem, AbstractFiniteProblem):
+        raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
+    return problem
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
+    return int(value)
+
+
+def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) -> Array:
+    """Normalised log-weights [M] or [N, M], each row of which has a support that survives."""
+    if log_prior is None:
+        return problem.log_prior
+    array = as_float("log_prior", log_prior)
+    wanted = (problem.num_models,), (num_agents, problem.num_models)
+    if array.shape not in wanted:
+        raise ValueError(
+            f"`log_prior` must have shape {wanted[0]} = [models] or {wanted[1]} = [agents, models]; "
+            f"got {array.shape}."
+        )
+    array = array.astype(problem.log_prior.dtype)
+    if is_concrete(array, problem):
+        values = np.asarray(array)
+        if np.isnan(values).any() or (values == np.inf).any():
+            raise ValueError("`log_prior` must hold finite log-weights or -inf; got NaN or +inf.")
+        survives = ~np.asarray(problem.reduced_form().ruled_out).any(1)
+        if not (values[..., survives] > -np.inf).any(-1).all():
+            raise ValueError(
+                "`log_prior` must support, for every agent, a model that allows everything that "
+                "can happen; otherwise no belief would survive."
+            )
+    return jax.nn.log_softmax(array, axis=-1)
+
+
+def _lanes(num_models: int) -> int:
+    """Agents of a tile: a power of two."""
+    on_cpu = jax.default_backend() == "cpu"
+    size = _TILE_CPU if on_cpu else _TILE_ACCELERATOR
+    most = _MOST_LANES_CPU if on_cpu else _MOST_LANES_ACCELERATOR
+    return min(most, max(64, 1 << (max(size // num_models, 1).bit_length() - 1)))
+
+
+def _excludes(problem: AbstractFiniteProblem) -> bool:
+    """Whether a model may rule out what happens; if that is not known, it may."""
+    return not is_concrete(problem) or bool(_some_ruled_out(problem))
+
+
+@eqx.filter_jit
+def _some_ruled_out(problem: AbstractFiniteProblem) -> Array:
+    return likelihood(problem).ruled_out.any()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What a compiled tile depends on."""
+
+    num_steps: int
+    record: Record
+    lanes: int
+    blocked: bool
+    excludes: bool
+
+
+class _Population(eqx.Module):
+    """What all tiles share."""
+
+    problem: AbstractFiniteProblem
+    policy: AbstractPolicy
+    memory: AbstractMemory
+    log_prior: Array
+    key: Array
+
+
+@eqx.filter_jit  # for what asks for nothing but its shapes, which then are remembered
+def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Simulation:
+    """Simulate tile number ``index``; many problems at once are simulated one after the other.
+
+    With agents in the vector lanes there is nothing to gain from more, and each problem goes
+    through its loops at its own pace.
+    """
+    arrays, rest = eqx.partition(population, eqx.is_array)
+
+    @jax.custom_batching.sequential_vmap
+    def run(arrays: Any, index: Array) -> Simulation:
+        return _tile(plan, eqx.combine(arrays, rest), index)
+
+    return run(arrays, index)
+
+
+def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
+    agent, prior = (
+        Agent(population.problem, population.policy, population.memory),
+        population.log_prior,
+    )
+    agents = index * plan.lanes + jnp.arange(plan.lanes, dtype=jnp.int32)
+    if prior.ndim == 2:
+        prior = prior[jnp.minimum(agents, prior.shape[0] - 1)]
+    else:
+        agent = eqx.tree_at(lambda a: a.log_prior, agent, prior)
+    keys = agent_keys(population.key, agents)
+    if plan.blocked:
+        done = run_blocked(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
+    else:
+        done = run_plain(agent, prior, keys, plan.num_steps, plan.record)
+    return _simulation(plan, agent, done)
+
+
+def _simulation(plan: _Plan, agent: Agent, done: Tile) -> Simulation:
+    truth, tally = agent.problem.consequence, done.tally
+    log_belief = jax.nn.log_softmax(done.log_belief, axis=-1)
+    theta = jnp.einsum(
+        "nm,md->nd", jnp.exp(log_belief), agent.problem.theta, precision=lax.Precision.HIGHEST
+    )
+    dtype = log_belief.dtype
+    late_steps = plan.num_steps - quarters(plan.num_steps)[0]
+    return Simulation(
+        frequency=jax.vmap(truth.action_counts)(tally.evidence) / plan.num_steps,
+        late_frequency=tally.late.astype(dtype) / late_steps,
+        log_belief=log_belief,
+        mean_theta=theta,
+        mean_payoff=jax.vmap(truth.total_payoff)(tally.evidence) / plan.num_steps,
+        intended=tally.intended,
+        since=tally.since,
+        switches=tally.switches,
+        outcome=outcome_of(tally),
+        trajectory=done.trajectory,
+        record=done.record,
+        num_steps=plan.num_steps,
+    )
+
+
+def _merge(stacked: Simulation, num_agents: int) -> Simulation:
+    """Agents of all tiles in a row, without those that only fill the last tile."""
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:num_agents], stacked
+    )
+
+
+# On the devices
+
+
+@functools.cache
+def _mesh() -> Mesh:
+    """All devices of this process, in a row."""
+    return Mesh(np.asarray(jax.local_devices()), ("agents",))
+
+
+@eqx.filter_jit
+def _run_tiles(
+    plan: _Plan, population: _Population, first: Array, counts: Array, most: int
+) -> Simulation:
+    """Simulate, on each device, ``counts`` tiles from number ``first``, in room for ``most``."""
+
+    def share(population: _Population, first: Array, counts: Array) -> Simulation:
+        shapes = jax.eval_shape(lambda i: _run_tile(plan, population, i), first[0])
+        room = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
+
+        def one(i: Array, room: Simulation) -> Simulation:
+            new = _run_tile(plan, population, first[0] + i)
+            return jax.tree.map(lambda whole, part: whole.at[i].set(part), room, new)
+
+        return lax.fori_loop(0, counts[0], one, room)
+
+    everywhere, split = PartitionSpec(), PartitionSpec("agents")
+    return jax.shard_map(
+        share,
+        mesh=_mesh(),
+        in_specs=(everywhere, split, split),
+        out_specs=split,
+        check_vma=False,
+    )(population, first, counts)
+
+
+def _run(
+    plan: _Plan,
+    population: _Population,
+    num_agents: int,
+    progress: Callable[[int, int], None] | None,
+) -> Simulation:
+    """Simulate all tiles on all devices, and gather the agents on the host."""
+    devices = _mesh().size
+    num_tiles = -(-num_agents // plan.lanes)
+    # Powers of two, so that populations of all sizes share few programs.
+    most = min(_MOST_TILES, 1 << (-(-num_tiles // devices) - 1).bit_length())
+    population = jax.device_put(population, NamedSharding(_mesh(), PartitionSpec()))
+    split = NamedSharding(_mesh(), PartitionSpec("agents"))
+    results: list[np.ndarray] = []
+    structure = None
+    for start in range(0, num_tiles, most * devices):
+        each = -(-min(num_tiles - start, most * devices) // devices)
+        first = start + each * np.arange(devices, dtype=np.int32)
+        counts = np.clip(num_tiles - first, 0, each).astype(np.int32)
+        done = _run_tiles(plan, population, *jax.device_put((first, counts), split), most)
+        leaves, structure = jax.tree.flatten(done)
+        where = start * plan.lanes, min((start + each * devices) * plan.lanes, num_agents)
+        for number, leaf in enumerate(leaves):
+            tiles = np.asarray(leaf).reshape(devices, most, *leaf.shape[1:])[:, :each]
+            agents = tiles.reshape(devices * each * plan.lanes, *leaf.shape[2:])
+            if start == 0:
+                results.append(np.empty((num_agents, *agents.shape[1:]), agents.dtype))
+            results[number][where[0] : where[1]] = agents[: where[1] - where[0]]
+        if progress is not None:
+            progress(where[1], num_agents)
+    assert structure is not None
+    return jax.tree.unflatten(structure, [jnp.asarray(x) for x in results])

@@ -1,0 +1,297 @@
+"""Policies: how a belief becomes play.
+
+A policy sees of a belief only the means of a few features of the models (their payoffs, say), and
+answers with probabilities of actions. All built-in policies have that shape, and so the same
+simulator serves them and yours.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._check import as_float, is_concrete
+from ._numerics import inverse_cdf
+
+Ties = Literal["first", "last", "uniform"]
+
+
+class AbstractPolicy(eqx.Module):
+    """How a learner chooses, given what it believes.
+
+    To make your own, give `features` and `probabilities`.
+
+    Attributes
+    ----------
+    scale_free
+        Whether `probabilities` is the same when its first argument is multiplied by a positive
+        number. Then models whose features are all zero are left out of the mean.
+    randomised
+        Whether choosing takes a random number: not if `probabilities` are all 0 or 1 and nothing
+        trembles.
+    """
+
+    scale_free: ClassVar[bool] = False
+
+    @property
+    def randomised(self) -> bool:
+        """Whether choosing takes a random number."""
+        return True
+
+    @property
+    def exploration(self) -> Float[Array, ""]:
+        """Probability with which play trembles to a uniform action."""
+        return jnp.zeros((), jnp.result_type(float))
+
+    @abc.abstractmethod
+    def features(self, payoffs: Float[Array, "models actions"]) -> Float[Array, "models features"]:
+        """What the policy wants to know of each model, given the payoffs it expects."""
+
+    @abc.abstractmethod
+    def probabilities(
+        self, means: Float[Array, " features"], slack: Float[Array, ""]
+    ) -> Float[Array, " actions"]:
+        """Probability of intending each action.
+
+        Parameters
+        ----------
+        means : [F] features, averaged over the belief.
+        slack : in nats, how far rounding may have moved the log-weights of the belief: what is
+            closer than that to a tie is a tie.
+        """
+
+
+class BestResponse(AbstractPolicy):
+    """Play an action of the highest expected payoff.
+
+    Two actions tie when the difference of their expected payoffs is at most ``tol_payoff + slack``
+    of what it would be if all models agreed on its sign, where slack is the rounding of the
+    belief, which grows with the evidence (in float32 to about 1e-5 nats after 500 steps, 1e-3
+    after 1e5). A model for which all actions pay the same to within ``tol_payoff`` of the payoff
+    range has no say.
+
+    Parameters
+    ----------
+    ties : which of several best actions to play: the ``"first"``, the ``"last"``, or any with
+        equal probability (``"uniform"``).
+    tol_payoff : see above. Default: 1e-5 in float32, 1e-10 in float64.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+    """
+
+    ties: Ties = eqx.field(static=True)
+    tol_payoff: Float[Array, ""] | None
+    scale_free: ClassVar[bool] = True
+
+    def __init__(self, ties: Ties = "first", tol_payoff: Any = None):
+        if ties not in ("first", "last", "uniform"):
+            raise ValueError(f"`ties` must be 'first', 'last' or 'uniform'; got {ties!r}.")
+        self.ties = ties
+        if tol_payoff is not None:
+            tol_payoff = as_float("tol_payoff", tol_payoff, ndim=0)
+            if is_concrete(tol_payoff) and not float(tol_payoff) >= 0:
+                raise ValueError(
+                    f"`tol_payoff` must be a non-negative number; got {float(tol_payoff):g}."
+                )
+        self.tol_payoff = tol_payoff
+
+    @property
+    def randomised(self) -> bool:
+        """Whether choosing takes a random number."""
+        return self.ties == "uniform"
+
+    def _tolerance(self, dtype: Any) -> Array:
+        default = 1e-5 if jnp.finfo(dtype).eps > 1e-10 else 1e-10
+        tolerance = default if self.tol_payoff is None else self.tol_payoff
+        return jnp.asarray(tolerance, dtype)
+
+    def features(self, payoffs: Float[Array, "models actions"]) -> Float[Array, "models features"]:
+        """Payoffs less their mean over actions, and the size of that (two actions: of one)."""
+        gain = payoffs - payoffs.mean(1, keepdims=True)
+        negligible = 0.5 * self._tolerance(payoffs.dtype) * jnp.ptp(payoffs)
+        gain = jnp.where(jnp.abs(gain) <= negligible, 0.0, gain)
+        if payoffs.shape[1] <= 2:
+            gain = gain[:, 1:]
+        return jnp.concatenate([gain, jnp.abs(gain)], axis=1)
+
+    def probabilities(
+        self, means: Float[Array, " features"], slack: Float[Array, ""]
+    ) -> Float[Array, " actions"]:
+        """One for the best action; shared among the best where ``ties="uniform"``."""
+        half = means.shape[0] // 2
+        gain, size = means[:half], means[half:]
+        if half == 0:
+            return jnp.ones(1, means.dtype)
+        if half == 1:  # two actions, of which the second is given
+            gain, size = jnp.stack([-gain[0], gain[0]]), jnp.stack([size[0], size[0]])
+        best = jnp.argmax(gain, axis=0)
+        is_best = jnp.arange(gain.shape[0]) == best
+        margin = size + jnp.sum(jnp.where(is_best, size, 0.0))
+        tied = is_best | (gain.max(0) - gain <= (self._tolerance(gain.dtype) + slack) * margin)
+        if self.ties == "uniform":
+            return tied / tied.sum(dtype=gain.dtype)
+        order = jnp.cumsum(tied if self.ties == "first" else tied[::-1])
+        one = order == 1 if self.ties == "first" else (order == 1)[::-1]
+        return (one & tied).astype(gain.dtype)
+
+
+class EpsilonGreedy(AbstractPolicy):
+    """Play a best response, and with probability ``epsilon`` any action at all.
+
+    Parameters
+    ----------
+    epsilon : probability of playing a uniform action (the best one included), in [0, 1]: the
+        ``exploration`` of `bnjax.equilibria`.
+    response : the best response.
+
+    Raises
+    ------
+    ValueError
+        If epsilon is not a probability.
+    """
+
+    epsilon: Float[Array, ""]
+    response: BestResponse
+    scale_free: ClassVar[bool] = True
+
+    def __init__(self, epsilon: Any, response: BestResponse | None = None):
+        self.epsilon = as_float("epsilon", epsilon, ndim=0)
+        if is_concrete(self.epsilon) and not 0 <= float(self.epsilon) <= 1:
+            raise ValueError(
+                f"`epsilon` must be a probability in [0, 1]; got {float(self.epsilon):g}."
+            )
+        self.response = BestResponse() if response is None else response
+
+    @property
+    def exploration(self) -> Float[Array, ""]:
+        """Probability with which play trembles to a uniform action."""
+        return self.epsilon
+
+    def features(self, payoffs: Float[Array, "models actions"]) -> Float[Array, "models features"]:
+        """Those of the best response."""
+        return self.response.features(payoffs)
+
+    def probabilities(
+        self, means: Float[Array, " features"], slack: Float[Array, ""]
+    ) -> Float[Array, " actions"]:
+        """Of intended play: those of the best response."""
+        return self.response.probabilities(means, slack)
+
+
+class Logit(AbstractPolicy):
+    """Play action a with probability proportional to exp(expected payoff / temperature).
+
+    Parameters
+    ----------
+    temperature : in units of payoff, positive.
+
+    Raises
+    ------
+    ValueError
+        If the temperature is not a positive number.
+    """
+
+    temperature: Float[Array, ""]
+
+    def __init__(self, temperature: Any):
+        self.temperature = as_float("temperature", temperature, ndim=0)
+        if is_concrete(self.temperature) and not 0 < float(self.temperature) < float("inf"):
+            raise ValueError(
+                f"`temperature` must be a positive number; got {float(self.temperature):g}."
+            )
+
+    def features(self, payoffs: Float[Array, "models actions"]) -> Float[Array, "models features"]:
+        """The payoffs themselves."""
+        return payoffs
+
+    def probabilities(
+        self, means: Float[Array, " features"], slack: Float[Array, ""]
+    ) -> Float[Array, " actions"]:
+        """Softmax of expected payoffs over temperature."""
+        return jax.nn.softmax(means / self.temperature.astype(means.dtype))
+
+
+class ThompsonSampling(AbstractPolicy):
+    """Play each action with the belief that it is the best: draw a model, best respond to it.
+
+    A model in which several actions are best shares its weight among them.
+    """
+
+    def features(self, payoffs: Float[Array, "models actions"]) -> Float[Array, "models features"]:
+        """Whether each action is best in each model, and shared where several are."""
+        slight = 8 * jnp.finfo(payoffs.dtype).eps * jnp.abs(payoffs).max()
+        best = (payoffs >= payoffs.max(1, keepdims=True) - slight).astype(payoffs.dtype)
+        return best / best.sum(1, keepdims=True)
+
+    def probabilities(
+        self, means: Float[Array, " features"], slack: Float[Array, ""]
+    ) -> Float[Array, " actions"]:
+        """Belief that each action is the best."""
+        return means
+
+
+class PolicyTable(eqx.Module):
+    """Features of a policy by model, scaled so that the largest of each model is one.
+
+    Parameters
+    ----------
+    features : [M, F] scaled.
+    log_size : [M] log of what they were divided by; for a policy that is not scale-free, 0.
+    """
+
+    features: Float[Array, "models features"]
+    log_size: Float[Array, " models"]
+
+
+def policy_table(policy: AbstractPolicy, payoffs: Float[Array, "models actions"]) -> PolicyTable:
+    """Tabulate what a policy wants to know of each model.
+
+    For a scale-free policy the size of a model's features moves over to its weight: then a model
+    that does not matter cannot crowd out those that do, however certain it is.
+    """
+    features = policy.features(payoffs)
+    if not policy.scale_free:
+        return PolicyTable(features, jnp.zeros(payoffs.shape[0], payoffs.dtype))
+    size = jnp.abs(features).max(1)
+    some = size > 0
+    safe_size = jnp.where(some, size, 1.0)
+    log_size = jnp.where(some, jnp.log(safe_size), -jnp.inf)
+    return PolicyTable(features / safe_size[:, None], log_size)
+
+
+def choose(
+    probabilities: Float[Array, "actions *batch"],
+    exploration: Float[Array, ""],
+    number: Float[Array, "*batch"],
+) -> tuple[Array, Array]:
+    """Intended action, and the action that is played after trembling, from one random number.
+
+    The unit interval is cut at ``1 - exploration``: below, the intended action is played; above,
+    any action with equal probability. What was intended is drawn in either part.
+    """
+    num = probabilities.shape[0]
+    trembles = number >= 1 - exploration
+    part = jnp.where(trembles, exploration, 1 - exploration)
+    within = jnp.where(trembles, number - (1 - exploration), number)
+    within = jnp.where(part > 0, within / jnp.where(part > 0, part, 1.0), 0.0)
+    # In the part that trembles, A equal pieces are the actions; inside a piece the rest is free.
+    scaled = within * num
+    any_action = jnp.minimum(jnp.floor(scaled), num - 1)
+    intended = inverse_cdf(probabilities, jnp.where(trembles, scaled - any_action, within))
+    return intended, jnp.where(trembles, any_action.astype(jnp.int32), intended)
+
+
+def check_policy(policy: Any) -> None:
+    """Refuse what is no policy."""
+    if not isinstance(policy, AbstractPolicy):
+        raise ValueError(
+            f"`policy` must be a bnjax policy, such as bn.BestResponse(); got {policy!r}."
+        )
