@@ -86,7 +86,6 @@ __all__ = [
     "phase",
     "phase_diagram",
     "plot",
-    "pure",
     "rationalizable",
     "scenarios",
     "simulate",

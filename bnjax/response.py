@@ -31,17 +31,9 @@ class AbstractPolicy(eqx.Module):
     scale_free
         Whether `probabilities` is the same when its first argument is multiplied by a positive
         number. Then models whose features are all zero are left out of the mean.
-    randomised
-        Whether choosing takes a random number: not if `probabilities` are all 0 or 1 and nothing
-        trembles.
     """
 
     scale_free: ClassVar[bool] = False
-
-    @property
-    def randomised(self) -> bool:
-        """Whether choosing takes a random number."""
-        return True
 
     @property
     def exploration(self) -> Float[Array, ""]:
@@ -102,11 +94,6 @@ class BestResponse(AbstractPolicy):
                     f"`tol_payoff` must be a non-negative number; got {float(tol_payoff):g}."
                 )
         self.tol_payoff = tol_payoff
-
-    @property
-    def randomised(self) -> bool:
-        """Whether choosing takes a random number."""
-        return self.ties == "uniform"
 
     def _tolerance(self, dtype: Any) -> Array:
         default = 1e-5 if jnp.finfo(dtype).eps > 1e-10 else 1e-10

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
+from .._check import check_exploration
 from .._numerics import uniform
 from ..belief import AbstractMemory, Likelihood, Observation, PerfectMemory, expected, likelihood
 from ..problem import AbstractFiniteProblem
@@ -59,6 +60,8 @@ class Agent(eqx.Module):
     policy : how it plays, given what it believes. Default: best response.
     memory : what it remembers. Default: everything.
     log_prior : [M] log-weights in nats. Default: those of the problem.
+    exploration : probability with which play trembles to a uniform action, besides what the
+        policy itself explores.
 
     Examples
     --------
@@ -75,6 +78,7 @@ class Agent(eqx.Module):
     policy: AbstractPolicy
     memory: AbstractMemory
     log_prior: Float[Array, " models"]
+    exploration: Float[Array, ""]
     likelihood: Likelihood
     table: PolicyTable
 
@@ -84,18 +88,21 @@ class Agent(eqx.Module):
         policy: AbstractPolicy | None = None,
         memory: AbstractMemory | None = None,
         log_prior: Any = None,
+        exploration: Any = 0.0,
     ):
         self.problem = problem
         self.policy = BestResponse() if policy is None else policy
         self.memory = PerfectMemory() if memory is None else memory
         self.log_prior = problem.log_prior if log_prior is None else log_prior
+        self.exploration = check_exploration(exploration)
         self.likelihood = likelihood(problem)
         self.table = policy_table(self.policy, problem.subjective_payoffs())
 
-    @property
-    def words_per_step(self) -> int:
-        """Random words that a step takes: one for the consequence, one for a random choice."""
-        return 2 if self.policy.randomised else 1
+    def trembles(self) -> Float[Array, ""]:
+        """Probability with which play trembles, for either reason."""
+        dtype = self.likelihood.log_ratio.dtype
+        steady = (1 - self.exploration.astype(dtype)) * (1 - self.policy.exploration.astype(dtype))
+        return 1 - steady
 
     def nothing(self) -> Float[Array, "actions features"]:
         """Evidence before the first observation."""
@@ -136,11 +143,10 @@ class Agent(eqx.Module):
 
     def step_with(self, key: UInt32[Array, "2"], state: AgentState) -> tuple[AgentState, Step]:
         """`step` from the two words of an agent's key."""
-        bits = words(key, state.time, 1, self.words_per_step)[0]
+        bits = words(key, state.time, 1)[0]
         probabilities = self.intention(state)
-        exploration = self.policy.exploration.astype(probabilities.dtype)
-        number = uniform(bits[-1], probabilities.dtype)
-        intended, action = choose(probabilities, exploration, number)
+        number = uniform(bits[1], probabilities.dtype)
+        intended, action = choose(probabilities, self.trembles(), number)
         truth = self.problem.consequence
         consequence = truth.draw(action, bits[0])
         observation = Observation(action, truth.features(action, consequence))

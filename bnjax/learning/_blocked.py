@@ -2,8 +2,8 @@
 
 The state of an agent is its counts. At the start of a block of steps its weights are made anew
 from them, exactly as in the plain simulator; inside the block they are only multiplied by
-likelihoods that are relative to the likeliest model's, so that a step takes no exponential. How many
-steps a block may have, so that nothing that matters is flushed to zero, is
+likelihoods relative to the likeliest model's, so that a step takes no exponential. How many steps
+a block may have, so that nothing that matters is flushed to zero, is
 `belief.steps_between_refreshes`. Everything has models first and agents last.
 """
 
@@ -50,12 +50,7 @@ def can_run_blocked(problem: AbstractFiniteProblem, memory: AbstractMemory, reco
 
 
 class _Lanes(NamedTuple):
-    """What is carried from step to step, agents last.
-
-    ``packed`` holds what happened in the last step: the pair of action and consequence, and the
-    intended action. It waits for the next step, so that it is computed once and then used by
-    all that follows from it.
-    """
+    """Statistics that are carried from step to step, agents last."""
 
     counts: Float[Array, "codes agents"]
     intended: Int[Array, " agents"]
@@ -115,9 +110,8 @@ def run_blocked(
     dtype = agent.likelihood.log_ratio.dtype
     prior = log_prior[:, None] if log_prior.ndim == 1 else log_prior.T
     table = _table(agent)
-    each = agent.words_per_step
     probs = agent.problem.consequence.probs
-    exploration = agent.policy.exploration.astype(dtype)
+    exploration = agent.trembles()
     probabilities = jax.vmap(agent.policy.probabilities, in_axes=(-1, -1), out_axes=-1)
 
     def log_belief(counts: Array) -> tuple[Array, Array]:
@@ -143,7 +137,7 @@ def run_blocked(
         means = jnp.dot(table.features, weight, precision=lax.Precision.HIGHEST)
         if not agent.policy.scale_free:
             means = means[:-1] / means[-1] * _scale(agent.table.features)
-        number = uniform(bits[-1], dtype)
+        number = uniform(bits[1], dtype)
         intended, action = choose(probabilities(means, slack), exploration, number)
         outcome = inverse_cdf(
             _select([row[:, None] for row in probs], action), uniform(bits[0], dtype)
@@ -161,21 +155,25 @@ def run_blocked(
             lanes.switches + changed.astype(jnp.int32),
         )
 
-    def block(state: tuple, bits: Array, offset: Array, first: Array, limit: Array) -> tuple:
+    def block(state: tuple, bits: Array, first: Array, limit: Array) -> tuple:
         """Steps ``done`` to ``limit`` at most, from one refresh to the next.
 
-        The random words of step ``first + i`` are at ``offset + i``.
+        Step i of the block is step ``first + i`` of the agents.
         """
         lanes, done = state
         weight, slack, deadly = refresh(lanes.counts)
         stop = jnp.minimum(done + table.steps, limit)
 
+        # What happens in a step waits, packed in one number, for the next: so it is computed once
+        # and then used by all that follows from it. (A compiler that fuses would otherwise
+        # compute it anew for each use.) The last observation of a block never meets the weights,
+        # which are made anew right after.
         def step(carry: tuple) -> tuple:
             weight, lanes, packed, i, _ = carry
             code, _ = _unpack(packed, num_actions * num_features)
             weight = weight * _select([row[:, None] for row in table.factors], code)
             lanes = absorb(lanes, packed, first + i - 1)
-            packed = decide(weight, slack, bits[offset + i])
+            packed = decide(weight, slack, bits[i])
             return weight, lanes, packed, i + 1, kills(packed)
 
         def kills(packed: Array) -> Array:
@@ -184,7 +182,7 @@ def run_blocked(
             code, _ = _unpack(packed, num_actions * num_features)
             return jnp.any(_select([row[None] for row in deadly], code) > 0)
 
-        packed = decide(weight, slack, bits[offset + done])
+        packed = decide(weight, slack, bits[done])
         carry = weight, lanes, packed, done + 1, kills(packed)
         _, lanes, packed, done, _ = lax.while_loop(
             lambda carry: (carry[3] < stop) & ~carry[4], step, carry
@@ -194,12 +192,11 @@ def run_blocked(
     def draws(state: tuple, until: Array) -> tuple:
         """As many steps as share one making of random words."""
         lanes, time = state
-        offset = time % 2 if each == 1 else 0 * time  # a pair of words begins at an even step
-        bits = words(keys, time - offset, _DRAWS, each)
-        limit = jnp.minimum(_DRAWS - offset, until - time)
+        bits = words(keys, time, _DRAWS)
+        limit = jnp.minimum(_DRAWS, until - time)
         lanes, _ = lax.while_loop(
             lambda inner: inner[1] < limit,
-            lambda inner: block(inner, bits, offset, time, limit),
+            lambda inner: block(inner, bits, time, limit),
             (lanes, jnp.zeros((), jnp.int32)),
         )
         return lanes, time + limit
@@ -213,7 +210,8 @@ def run_blocked(
     bounds, places = _bounds(num_steps, record)
     state = start, jnp.zeros((), jnp.int32)
     (last, _), shots = lax.scan(segment, state, jnp.asarray(bounds, jnp.int32))
-    third, fourth = (jax.tree.map(lambda x: x[places[i]], shots) for i in (0, 1))
+    third = jax.tree.map(lambda x: x[places[0]], shots)
+    fourth = jax.tree.map(lambda x: x[places[1]], shots)
 
     def by_agent(counts: Array) -> Array:
         return jnp.moveaxis(counts.reshape(num_actions, num_features, -1), -1, 0)

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from .._numerics import sum_last
+from .._numerics import sum_last, true_first
 from ..equilibrium._tolerance import Tolerance
 from ..equilibrium._two_actions import solve_two_actions
 from ..equilibrium._verify import payoff_range
@@ -31,6 +30,7 @@ from ..problem import AbstractFiniteProblem, ReducedForm
 from ._mean_field_result import Motion
 
 _ROWS = 4  # equilibria of a small problem; two are too many already
+_MAX_TIED = 16  # models of a small problem
 
 
 class Pieces(NamedTuple):
@@ -143,27 +143,37 @@ def _next_target(
     first = jnp.argmax(replies)
     others = replies & (actions != first)
     second = jnp.where(jnp.any(others), jnp.argmax(others), (first + 1) % replies.shape[0])
-    third = (others.sum() > 1) | _third_reply(reduced.payoffs, tied, first, second, slack)
+    # What is decided now takes the tied models only.
+    few = true_first(tied, _MAX_TIED)
+    unclear = (others.sum() > 1) | (tied.sum() > few.shape[0])
+    unclear |= _third_reply(reduced.payoffs[few], tied[few], first, second, slack)
 
     pair = jnp.stack([first, second])
-    small = ReducedForm(reduced.kl[:, pair], reduced.ruled_out[:, pair], reduced.payoffs[:, pair], tied)
+    kl, ruled_out, payoffs = (
+        x[few][:, pair] for x in (reduced.kl, reduced.ruled_out, reduced.payoffs)
+    )
+    small = ReducedForm(kl, ruled_out, payoffs, tied[few])
     width = payoff_range(small)
     # The payoffs of two actions, and the slack of all.
     share = jnp.where(width > 0, slack / jnp.where(width > 0, width, 1.0), 0.0)
     found, _, _ = solve_two_actions(
         small,
-        jnp.zeros((tied.shape[0], 0), sigma.dtype),
+        jnp.zeros((few.shape[0], 0), sigma.dtype),
         jnp.zeros((), sigma.dtype),
         _ROWS,
         tolerance._replace(payoff=share),
     )
-    one = (found.valid.sum() == 1) & found.complete & (found.strategy[0] == found.strategy_end[0]).all()
+    one = (
+        (found.valid.sum() == 1)
+        & found.complete
+        & (found.strategy[0] == found.strategy_end[0]).all()
+    )
     target = jnp.zeros_like(sigma).at[pair].set(found.strategy[0])
     admissible = tied & ~(reduced.ruled_out & (target > 0)).any(1)
     drawn = jnp.where(admissible, sum_last(reduced.kl * target), jnp.inf)
     active = admissible & (drawn <= drawn.min() + tolerance.fit)
     code = jnp.where(one, int(Motion.MOVING), int(Motion.NOT_UNIQUE))
-    return target, active, jnp.where(third, int(Motion.UNRESOLVED), code)
+    return target, active, jnp.where(unclear, int(Motion.UNRESOLVED), code)
 
 
 def _third_reply(

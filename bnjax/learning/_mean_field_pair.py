@@ -32,9 +32,10 @@ _MAX_TIES = 16
 class PairFlow(NamedTuple):
     """Everything there is to know about a trajectory of two actions.
 
-    ``target`` where s is drawn to, ``event`` when it reaches a tie (``inf`` if never), ``stop``
-    the s of that tie (of the target, if none), ``result`` SLIDING or NOT_UNIQUE from then on,
-    or MOVING if there is no tie, ``complete`` whether every tie is provably known.
+    ``start`` is s at time 0, ``target`` where s is drawn to, ``event`` when it reaches a tie
+    (``inf`` if never), ``stop`` the s of that tie (of the target, if none), ``result`` SLIDING or
+    NOT_UNIQUE from then on, or MOVING if there is no tie, ``complete`` whether every tie is
+    provably known, ``valid`` whether the numbers of the problem make sense.
     """
 
     start: Float[Array, ""]
@@ -43,6 +44,7 @@ class PairFlow(NamedTuple):
     stop: Float[Array, ""]
     result: Int[Array, ""]
     complete: Bool[Array, ""]
+    valid: Bool[Array, ""]
 
     def share(self, times: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """Share of action 0 at these times; from the event on, that of the tie."""
@@ -68,7 +70,7 @@ def pair_flow(
     """
     # Whole strategies, so that a start at an end of [0, 1] is at the end from either side.
     s = jnp.where(start[1] > 0, start[0], 1.0)
-    found, _, _ = solve(problem, exploration, _MAX_TIES, tolerance)
+    found, _, valid = solve(problem, exploration, _MAX_TIES, tolerance)
     ties = found.valid & ~found.is_pure
     lo, hi = found.strategy[:, 0], found.strategy_end[:, 0]
     holds = ties & (lo == hi) & (found.stability == Stability.STABLE)
@@ -103,7 +105,7 @@ def pair_flow(
         stays = replies[action, action] & ((beside == pushed_back) | ~replies[action, 1 - action])
         leaves = ~replies[action, action]
         rests = jnp.where(here, stays, rests)
-        splits = jnp.where(here, ~stays & ~leaves, splits)
+        splits = jnp.where(here, ~stays & (~leaves | (beside == TIE)), splits)
         target = jnp.where(here & stays, end, target)
     at_end = (s == 0) | (s == 1)
     held = jnp.where(at_end, int(Motion.MOVING), int(Motion.SLIDING))
@@ -111,7 +113,7 @@ def pair_flow(
     at_once = rests | splits
     event = jnp.where(at_once, jnp.where(at_end & rests, jnp.inf, 0.0), event)
     stop = jnp.where(at_once, s, stop)
-    return PairFlow(s, target, event, stop, result.astype(jnp.int32), found.complete)
+    return PairFlow(s, target, event, stop, result.astype(jnp.int32), found.complete, valid)
 
 
 def _side(

@@ -79,8 +79,13 @@ def smooth_flow(
 
     reduced = problem.reduced_form().explored(exploration)
     given = reduced, problem.log_prior, memory, temperature
+
+    def response(sigma, given):
+        reduced, log_prior, memory, temperature = given
+        return smooth_response(reduced, log_prior, memory, temperature, sigma)
+
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, sigma, given: smooth_response(*given, sigma) - sigma),
+        diffrax.ODETerm(lambda t, sigma, given: response(sigma, given) - sigma),
         diffrax.Tsit5() if solver is None else solver,
         times[0],
         times[-1],
@@ -96,7 +101,7 @@ def smooth_flow(
     assert strategy is not None
     finite: Bool[Array, " times"] = jnp.all(jnp.isfinite(strategy), -1)
     strategy = jnp.where(finite[:, None], strategy, jnp.nan)
-    target = smooth_response(*given, strategy[-1])
+    target = response(strategy[-1], given)
     solved = solution.result == diffrax.RESULTS.successful
     out_of_steps = solution.result == diffrax.RESULTS.max_steps_reached
     failed = jnp.where(out_of_steps, int(Motion.MAX_STEPS), int(Motion.INVALID))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +43,8 @@ def outcome_of(tally: Tally) -> Int[Array, "*batch"]:
     return jnp.where((third == 0) & (fourth == 0), int(Outcome.LOCKED), code).astype(jnp.int32)
 
 
-class Share(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Share:
     """A share of a population, with a confidence interval.
 
     Parameters

@@ -2,8 +2,8 @@
 
 An agent's stream is Threefry-2x32 (Salmon et al. 2011, "Parallel random numbers: as easy as
 1, 2, 3"; 20 rounds, as in JAX) under the agent's key, at the counters 0, 1, 2, ... Written out
-here because `jax.random` hashes three times for what one hash gives, in loops that XLA's CPU backend
-does not vectorise.
+here because `jax.random` hashes three times for what one hash gives, and in loops that XLA's CPU
+backend does not vectorise.
 """
 
 from __future__ import annotations
@@ -42,26 +42,17 @@ def agent_keys(key: Array, agents: Int[Array, " agents"]) -> UInt32[Array, "2 ag
 
 
 def words(
-    key: UInt32[Array, "2 *batch"], start: Int[Array, ""], num: int, each: int
-) -> UInt32[Array, "num each *batch"]:
-    """Words of the steps ``start``, ..., ``start + num - 1`` of a stream, ``each`` (1 or 2) a step.
+    key: UInt32[Array, "2 *batch"], start: Int[Array, ""], num: int
+) -> UInt32[Array, "num 2 *batch"]:
+    """Two words for each of the steps ``start``, ..., ``start + num - 1`` of a stream.
 
     Parameters
     ----------
     key : the two words of an agent's key; many agents along trailing dimensions.
-    start : first step; a multiple of two where ``num`` is more than one and ``each`` is one.
+    start : first step.
     num : how many steps.
-    each : words a step. With one, a hash serves two steps.
     """
-    batch = key.shape[1:]
-    pairs = num if each == 2 else -(-num // 2)
-    first = start if each == 2 else start // 2
-    counters = first.astype(jnp.uint32) + jnp.arange(pairs, dtype=jnp.uint32)
-    counters = counters.reshape(-1, *(1,) * len(batch))
+    counters = start.astype(jnp.uint32) + jnp.arange(num, dtype=jnp.uint32)
+    counters = counters.reshape(-1, *(1,) * (key.ndim - 1))
     pair = threefry((key[0], key[1]), (counters, jnp.zeros_like(counters)))
-    both = jnp.stack(jnp.broadcast_arrays(*pair), axis=1)  # [pairs, 2, *batch]
-    if each == 2:
-        return both
-    if num == 1:
-        return jnp.where(start % 2 == 0, both[:, :1], both[:, 1:])
-    return both.reshape(2 * pairs, 1, *batch)[:num]
+    return jnp.stack(jnp.broadcast_arrays(*pair), axis=1)

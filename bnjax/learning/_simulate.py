@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._check import as_float, is_concrete
+from .._check import as_float, check_exploration, is_concrete
 from ..belief import AbstractMemory, PerfectMemory, likelihood
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -43,6 +43,7 @@ def simulate(
     policy: AbstractPolicy | None = None,
     memory: AbstractMemory | None = None,
     log_prior: Any = None,
+    exploration: ArrayLike = 0.0,
     record: Record = None,
     tile: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -50,7 +51,7 @@ def simulate(
     """Simulate a population of misspecified Bayesian learners.
 
     Agents learn by themselves: each plays, observes what the true environment brings about, and
-    updates its belief over the models (DESIGN: Bayes' rule on exact evidence). All local devices
+    updates its belief over the models by Bayes' rule. All local devices
     share the work; under `jax.jit` or `jax.vmap` (over problems, priors, keys, ...) one does.
     Memory does not grow with the number of steps unless ``record`` asks for it.
 
@@ -68,6 +69,8 @@ def simulate(
     memory : what they remember. Default: `PerfectMemory`.
     log_prior : [M] log-weights in nats for all, or [N, M] for each; ``-inf`` outside the
         support. Default: the prior of the problem.
+    exploration : probability with which play trembles to a uniform action, besides what the
+        policy itself explores.
     record : what to keep besides the final statistics: `Trajectory`, `Running`, or None.
     tile : agents that are simulated together; part of what makes a result reproducible to
         the bit. Default: by the number of models.
@@ -123,7 +126,8 @@ def simulate(
     lanes = _lanes(problem.num_models) if tile is None else _positive("tile", tile)
     blocked = can_run_blocked(problem, memory, record)
     plan = _Plan(num_steps, record, lanes, blocked, blocked and _excludes(problem))
-    population = _Population(problem, policy, memory, prior, key)
+    exploration = check_exploration(exploration).astype(dtype)
+    population = _Population(problem, policy, memory, prior, exploration, key)
     if not is_concrete(population):
         tiles = jnp.arange(-(-num_agents // lanes), dtype=jnp.int32)
         stacked = lax.map(lambda i: _run_tile(plan, population, i), tiles)
@@ -155,8 +159,8 @@ def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) 
     wanted = (problem.num_models,), (num_agents, problem.num_models)
     if array.shape not in wanted:
         raise ValueError(
-            f"`log_prior` must have shape {wanted[0]} = [models] or {wanted[1]} = [agents, models]; "
-            f"got {array.shape}."
+            f"`log_prior` must have shape {wanted[0]} = [models] or {wanted[1]} = [agents, "
+            f"models]; got {array.shape}."
         )
     array = array.astype(problem.log_prior.dtype)
     if is_concrete(array, problem):
@@ -207,7 +211,8 @@ class _Population(eqx.Module):
     problem: AbstractFiniteProblem
     policy: AbstractPolicy
     memory: AbstractMemory
-    log_prior: Array
+    log_prior: Float[Array, "*agents models"]
+    exploration: Float[Array, ""]
     key: Array
 
 
@@ -228,15 +233,14 @@ def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Si
 
 
 def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
-    agent, prior = (
-        Agent(population.problem, population.policy, population.memory),
-        population.log_prior,
+    prior, own = population.log_prior, population.log_prior.ndim == 2
+    common = None if own else prior
+    agent = Agent(
+        population.problem, population.policy, population.memory, common, population.exploration
     )
     agents = index * plan.lanes + jnp.arange(plan.lanes, dtype=jnp.int32)
-    if prior.ndim == 2:
+    if own:
         prior = prior[jnp.minimum(agents, prior.shape[0] - 1)]
-    else:
-        agent = eqx.tree_at(lambda a: a.log_prior, agent, prior)
     keys = agent_keys(population.key, agents)
     if plan.blocked:
         done = run_blocked(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
@@ -330,7 +334,8 @@ def _run(
         each = -(-min(num_tiles - start, most * devices) // devices)
         first = start + each * np.arange(devices, dtype=np.int32)
         counts = np.clip(num_tiles - first, 0, each).astype(np.int32)
-        done = _run_tiles(plan, population, *jax.device_put((first, counts), split), most)
+        shares: tuple[Array, Array] = jax.device_put((first, counts), split)
+        done = _run_tiles(plan, population, *shares, most)
         leaves, structure = jax.tree.flatten(done)
         where = start * plan.lanes, min((start + each * devices) * plan.lanes, num_agents)
         for number, leaf in enumerate(leaves):
