@@ -77,7 +77,9 @@ class Categorical(eqx.Module):
         self, action: Int[Array, ""], consequence: Int[Array, ""]
     ) -> Float[Array, " features"]:
         """Features of an observation; their sum over observations is all that a learner needs."""
-        return (jnp.arange(self.num_features) == consequence).astype(self.probs.dtype)
+        return (jnp.arange(self.num_features, dtype=jnp.int32) == consequence).astype(
+            self.probs.dtype
+        )
 
     def payoff_of(self, action: Int[Array, ""], consequence: Int[Array, ""]) -> Float[Array, ""]:
         """Payoff of a consequence of an action."""

@@ -100,7 +100,7 @@ def standard_normal(bits: UInt32[Array, "*batch"], dtype: Any) -> Float[Array, "
 
 
 def inverse_cdf(
-    probs: Float[Array, "outcomes *batch"], number: Float[Array, "*batch"]
+    probs: Float[Array, "outcomes *#batch"], number: Float[Array, "*#batch"]
 ) -> Int[Array, "*batch"]:
     """Outcome at which the cumulated probabilities pass a number in [0, 1).
 

@@ -36,7 +36,7 @@ class Likelihood(eqx.Module):
 
     def log_belief(
         self,
-        log_prior: Float[Array, "models *batch"],
+        log_prior: Float[Array, "models *#batch"],
         evidence: Float[Array, "actions features *batch"],
         seen: Bool[Array, "actions features *batch"],
     ) -> tuple[Float[Array, "models *batch"], Float[Array, "models *batch"]]:
@@ -89,7 +89,7 @@ class Observation(eqx.Module):
         self, evidence: Float[Array, "actions features"], times: float = 1.0
     ) -> Float[Array, "actions features"]:
         """Evidence to which this observation has been added (or taken away, ``times=-1``)."""
-        played = jnp.arange(evidence.shape[0]) == self.action
+        played = jnp.arange(evidence.shape[0], dtype=jnp.int32) == self.action
         return evidence + jnp.where(played[:, None], times * self.features, 0.0)
 
 
@@ -194,7 +194,7 @@ class WindowMemory(AbstractMemory):
 
     length: int = eqx.field(static=True)
 
-    def __init__(self, length: int):
+    def __init__(self, length: Any):
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
             raise ValueError(f"`length` must be a whole number of at least 1; got {length!r}.")
         self.length = length

@@ -8,7 +8,7 @@ simulator serves them and yours.
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -17,8 +17,6 @@ from jaxtyping import Array, Float
 
 from ._check import as_float, is_concrete
 from ._numerics import inverse_cdf
-
-Ties = Literal["first", "last", "uniform"]
 
 
 class AbstractPolicy(eqx.Module):
@@ -79,11 +77,11 @@ class BestResponse(AbstractPolicy):
         If an argument is out of range.
     """
 
-    ties: Ties = eqx.field(static=True)
+    ties: str = eqx.field(static=True)
     tol_payoff: Float[Array, ""] | None
     scale_free: ClassVar[bool] = True
 
-    def __init__(self, ties: Ties = "first", tol_payoff: Any = None):
+    def __init__(self, ties: str = "first", tol_payoff: Any = None):
         if ties not in ("first", "last", "uniform"):
             raise ValueError(f"`ties` must be 'first', 'last' or 'uniform'; got {ties!r}.")
         self.ties = ties
@@ -124,7 +122,8 @@ class BestResponse(AbstractPolicy):
         margin = size + jnp.sum(jnp.where(is_best, size, 0.0))
         tied = is_best | (gain.max(0) - gain <= (self._tolerance(gain.dtype) + slack) * margin)
         if self.ties == "uniform":
-            return tied / tied.sum(dtype=gain.dtype)
+            share = tied.astype(gain.dtype)
+            return share / share.sum()
         order = jnp.cumsum(tied if self.ties == "first" else tied[::-1])
         one = order == 1 if self.ties == "first" else (order == 1)[::-1]
         return (one & tied).astype(gain.dtype)
@@ -247,7 +246,7 @@ def policy_table(policy: AbstractPolicy, payoffs: Float[Array, "models actions"]
     features = policy.features(payoffs)
     if not policy.scale_free:
         return PolicyTable(features, jnp.zeros(payoffs.shape[0], payoffs.dtype))
-    size = jnp.abs(features).max(1)
+    size = jnp.abs(features).max(1, initial=0.0)
     some = size > 0
     safe_size = jnp.where(some, size, 1.0)
     log_size = jnp.where(some, jnp.log(safe_size), -jnp.inf)

@@ -67,10 +67,10 @@ class Basins(eqx.Module):
         """
         _require_one("Basins", self.index, 1)
         index, result = np.asarray(self.index), np.asarray(self.result)
-        lines = [
-            f"{int((index == e).sum())} of {len(index)}: {self.equilibria._describe(int(e), problem)}"
-            for e in np.flatnonzero(np.asarray(self.equilibria.valid))
-        ]
+        lines = []
+        for e in np.flatnonzero(np.asarray(self.equilibria.valid)):
+            row = self.equilibria._describe(int(e), problem)
+            lines.append(f"{int((index == e).sum())} of {len(index)}: {row}")
         for code in np.unique(result[index < 0]):
             num = int(((index < 0) & (result == code)).sum())
             why = Motion(int(code)).name.lower().replace("_", " ")
@@ -133,7 +133,7 @@ def basins(
     found = equilibria(problem, exploration, max_equilibria=max_equilibria, **ties)
     if terms is None:
         check_hard(problem)
-        limit, result = _hard_limits(problem, starts, tremble, tolerance)
+        limit, result = _hard_limits(problem, starts, found, tremble, tolerance)
     else:
 
         def solve(start):
@@ -157,7 +157,7 @@ def basins(
 
 
 @eqx.filter_jit
-def _hard_limits(problem, starts, exploration, tolerance):
+def _hard_limits(problem, starts, found, exploration, tolerance):
     """Limits as time goes to infinity, and SETTLED or SLIDING or why there is none."""
 
     def many(start):
@@ -166,9 +166,9 @@ def _hard_limits(problem, starts, exploration, tolerance):
         return path.final, path.result
 
     def pair(start):
-        flow = pair_flow(problem, start, exploration, tolerance)
-        result = jnp.where(flow.valid, flow.result, int(Motion.INVALID))
-        return as_pair(jnp.where(jnp.isinf(flow.event), flow.target, flow.stop)), result
+        flow = pair_flow(problem, start, found, exploration, tolerance)
+        limit = jnp.where(jnp.isinf(flow.event), flow.target, flow.stop)
+        return as_pair(limit), flow.result
 
     def one(start):
         return start, jnp.asarray(Motion.MOVING, jnp.int32)

@@ -149,7 +149,8 @@ def run_blocked(
         code, intended = _unpack(packed, num_actions * num_features)
         changed = (intended != lanes.intended) & (time > 0)
         return _Lanes(
-            lanes.counts + (jnp.arange(lanes.counts.shape[0])[:, None] == code).astype(dtype),
+            lanes.counts
+            + (jnp.arange(lanes.counts.shape[0], dtype=jnp.int32)[:, None] == code).astype(dtype),
             intended,
             jnp.where(changed, time, lanes.since),
             lanes.switches + changed.astype(jnp.int32),

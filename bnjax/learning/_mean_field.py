@@ -19,7 +19,10 @@ from .._check import (
     check_shape,
     is_concrete,
 )
+from ..equilibrium._public import equilibria
+from ..equilibrium._results import Equilibria
 from ..equilibrium._solve import prepare, problem_dtype
+from ..equilibrium._tolerance import Tolerance
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
 from ._mean_field_many import pieces
 from ._mean_field_pair import pair_flow
@@ -56,8 +59,8 @@ def mean_field(
 
     **Smooth** (with both): ``d sigma/dt = softmax(belief(sigma) @ U / temperature) - sigma`` with
     ``belief(sigma)[m]`` proportional to ``prior[m] exp(-memory * sigma @ K[m])``. Any number of
-    actions; continuous Theta is replaced by ``problem.discretize()``. Differentiable in
-    forward direction of the solver's steps and in reverse.
+    actions; continuous Theta is replaced by ``problem.discretize()``. Differentiable in reverse
+    mode: the derivative is that of the trajectory, and so knows where it started.
 
     Time is that of time averages: sigma after n observations is sigma(log n).
 
@@ -73,7 +76,8 @@ def mean_field(
     num_saved : number of times T at which the trajectory is reported, evenly spaced, both ends
         included.
     tol_rest : the trajectory has come to rest where no entry of ``target - sigma`` is larger.
-        Default: 1e-4 in float32, 1e-7 in float64.
+        Default: 1e-3 in float32, 1e-5 in float64. (A steep response, of a large memory and a low
+        temperature, multiplies what the solver's tolerances leave.)
     tol_fit, tol_payoff : what counts as a tie in the hard version, as for `bnjax.equilibria`.
     solver, rtol, atol : for the smooth version: a diffrax solver (default: ``Tsit5``) and the
         tolerances of a step (1e-5 and 1e-6 in float32, 1e-8 and 1e-10 in float64).
@@ -93,8 +97,7 @@ def mean_field(
     Notes
     -----
     A start within 1e-3 (float32; float64: 1e-6) of an unstable mixture is taken to be on it.
-    The hard version with two actions is differentiable; with more, only by `jax.jvp`. The
-    derivative of a trajectory that is not unique is that of the piece before.
+    The hard version with two actions is differentiable; with more, reverse mode is refused.
 
     Examples
     --------
@@ -114,7 +117,7 @@ def mean_field(
     check_count("num_saved", num_saved, 2)
     check_count("max_steps", max_steps, 1)
     single = jnp.finfo(dtype).eps > 1e-10
-    tol_rest = as_float("tol_rest", (1e-4 if single else 1e-7) if tol_rest is None else tol_rest, 0)
+    tol_rest = as_float("tol_rest", (1e-3 if single else 1e-5) if tol_rest is None else tol_rest, 0)
     check_positive("tol_rest", tol_rest)
     # From bound to bound exactly, whatever the rounding in between.
     times = jnp.linspace(0.0, 1.0, num_saved, dtype=dtype) * duration
@@ -123,7 +126,8 @@ def mean_field(
     if smooth is None:
         check_hard(problem)
         events = min(max_steps, _MAX_EVENTS)
-        return _hard(problem, start, times, exploration, tolerance, tol_rest, events)
+        found = switching_points(problem, exploration, tolerance)
+        return _hard(problem, start, times, found, exploration, tolerance, tol_rest, events)
     rtol = (1e-5 if single else 1e-8) if rtol is None else rtol
     atol = (1e-6 if single else 1e-10) if atol is None else atol
     return _smooth(
@@ -159,7 +163,7 @@ def _smooth(
 
 
 @eqx.filter_jit
-def _hard(problem, start, times, exploration, tolerance, tol_rest, max_events) -> MeanField:
+def _hard(problem, start, times, found, exploration, tolerance, tol_rest, max_events) -> MeanField:
     num_actions = problem.num_actions
     if num_actions == 1:
         strategy = jnp.broadcast_to(start, (times.shape[0], 1))
@@ -175,7 +179,7 @@ def _hard(problem, start, times, exploration, tolerance, tol_rest, max_events) -
         result = jnp.where(problem.is_valid(), path.result, int(Motion.INVALID))
         target = jnp.where(path.num > 0, path.target[last], path.final)
         return _finish(times, strategy, path.final, target, result, event, True, tol_rest)
-    flow = pair_flow(problem, start, exploration, tolerance)
+    flow = pair_flow(problem, start, found, exploration, tolerance)
     reached = flow.event <= times[-1]
     result = jnp.where(reached, flow.result, int(Motion.MOVING))
     determined = (times <= flow.event) | (flow.result != Motion.NOT_UNIQUE)
@@ -183,9 +187,24 @@ def _hard(problem, start, times, exploration, tolerance, tol_rest, max_events) -
     strategy = jnp.where(determined[:, None], as_pair(share), jnp.nan)
     target = jnp.where(reached & (flow.result == Motion.SLIDING), flow.stop, flow.target)
     event = jnp.where(reached, flow.event, 0.0)
-    result = jnp.where(flow.valid, result, int(Motion.INVALID))
+    result = jnp.where(problem.is_valid(), result, int(Motion.INVALID))
     final = as_pair(share[-1])
-    return _finish(times, strategy, final, as_pair(target), result, event, flow.complete, tol_rest)
+    return _finish(times, strategy, final, as_pair(target), result, event, found.complete, tol_rest)
+
+
+def switching_points(
+    problem: AbstractProblem, exploration: Array, tolerance: Tolerance, max_equilibria: int = 8
+) -> Equilibria | None:
+    """Equilibria of two actions, in which their switching points are; None for more actions."""
+    if problem.num_actions != 2:
+        return None
+    return equilibria(
+        problem,
+        exploration,
+        max_equilibria=max_equilibria,
+        tol_fit=tolerance.fit,
+        tol_payoff=tolerance.payoff,
+    )
 
 
 def as_pair(share: Float[Array, "*batch"]) -> Float[Array, "*batch 2"]:
@@ -199,7 +218,10 @@ def _finish(times, strategy, final, target, result, event, complete, tol_rest) -
     settled = (residual <= tol_rest) & (result == Motion.MOVING)
     result = jnp.where(settled, int(Motion.SETTLED), result)
     sound = result != Motion.INVALID
-    strategy, final, target = (jnp.where(sound, x, jnp.nan) for x in (strategy, final, target))
+    strategy, final = jnp.where(sound, strategy, jnp.nan), jnp.where(sound, final, jnp.nan)
+    # Where several directions are open, there is no target.
+    aims = sound & (result != Motion.NOT_UNIQUE) & (result != Motion.UNRESOLVED)
+    target, residual = jnp.where(aims, target, jnp.nan), jnp.where(aims, residual, jnp.nan)
     at_rest = (result == Motion.SETTLED) | (result == Motion.SLIDING)
     return MeanField(
         times=times,

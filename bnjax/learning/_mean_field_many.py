@@ -78,7 +78,8 @@ def pieces(
     duration : until when; may be infinite.
     exploration : tremble.
     tolerance : what counts as a tie.
-    max_events : pieces after which to give up.
+    max_events : pieces after which to give up, and looks for the next model that fits as well
+        are at most 16 times as many (most of those models have the same reply).
 
     Returns
     -------
@@ -91,13 +92,15 @@ def pieces(
     dtype = start.dtype
 
     def body(state):
-        time, sigma, rows, num, _ = state
+        time, sigma, rows, num, looks, _ = state
         target, active, code = _next_target(reduced, sigma, slack, tolerance)
         goes = code == Motion.MOVING
         wait = jnp.where(goes, _next_event(reduced, sigma, target, active), jnp.inf)
         last = ~goes | (time + wait >= duration)
-        here = (jnp.arange(max_events) == num) & goes
         since, starts, targets = rows
+        # As long as the target stays, so does the closed form.
+        new = goes & ((num == 0) | jnp.any(target != targets[num - 1]))
+        here = (jnp.arange(max_events, dtype=jnp.int32) == num) & new
         rows = (
             jnp.where(here, time, since),
             jnp.where(here[:, None], sigma, starts),
@@ -111,7 +114,7 @@ def pieces(
         code = jnp.where(goes & last, ending, jnp.where(goes, _GOING_ON, code)).astype(jnp.int32)
         time = jnp.where(goes, jnp.where(last, duration, time + wait), time)
         sigma = jnp.where(goes, moved, sigma)
-        return time, sigma, rows, num + goes.astype(jnp.int32), code
+        return time, sigma, rows, num + new.astype(jnp.int32), looks + 1, code
 
     rows = (
         jnp.full(max_events, jnp.inf, dtype),
@@ -119,10 +122,13 @@ def pieces(
         jnp.zeros((max_events, num_actions), dtype),
     )
     zero = jnp.zeros((), jnp.int32)
-    state = jnp.zeros((), dtype), start, rows, zero, jnp.asarray(_GOING_ON, jnp.int32)
-    time, sigma, rows, num, code = lax.while_loop(
-        lambda state: (state[-1] == _GOING_ON) & (state[-2] < max_events), body, state
-    )
+    state = jnp.zeros((), dtype), start, rows, zero, zero, jnp.asarray(_GOING_ON, jnp.int32)
+
+    def going_on(state):
+        *_, num, looks, code = state
+        return (code == _GOING_ON) & (num < max_events) & (looks < 16 * max_events)
+
+    time, sigma, rows, num, _, code = lax.while_loop(going_on, body, state)
     code = jnp.where(code == _GOING_ON, int(Motion.MAX_STEPS), code)
     return Pieces(*rows, time, sigma, num, code.astype(jnp.int32))
 

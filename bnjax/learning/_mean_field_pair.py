@@ -13,20 +13,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ..equilibrium._codes import Stability
 from ..equilibrium._continuous_pair import _Pair
 from ..equilibrium._envelope import MINUS, PLUS, TIE
-from ..equilibrium._solve import solve
+from ..equilibrium._results import Equilibria
 from ..equilibrium._tolerance import Tolerance
 from ..equilibrium._verify import payoff_range
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
-from ._best_fit import pure_replies
 from ._mean_field_result import Motion
-
-# Ties of two actions that are listed. More make an answer that does not claim to be complete.
-_MAX_TIES = 16
 
 
 class PairFlow(NamedTuple):
@@ -34,8 +30,7 @@ class PairFlow(NamedTuple):
 
     ``start`` is s at time 0, ``target`` where s is drawn to, ``event`` when it reaches a tie
     (``inf`` if never), ``stop`` the s of that tie (of the target, if none), ``result`` SLIDING or
-    NOT_UNIQUE from then on, or MOVING if there is no tie, ``complete`` whether every tie is
-    provably known, ``valid`` whether the numbers of the problem make sense.
+    NOT_UNIQUE from then on, or MOVING if there is no tie.
     """
 
     start: Float[Array, ""]
@@ -43,8 +38,6 @@ class PairFlow(NamedTuple):
     event: Float[Array, ""]
     stop: Float[Array, ""]
     result: Int[Array, ""]
-    complete: Bool[Array, ""]
-    valid: Bool[Array, ""]
 
     def share(self, times: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """Share of action 0 at these times; from the event on, that of the tie."""
@@ -55,6 +48,7 @@ class PairFlow(NamedTuple):
 def pair_flow(
     problem: AbstractProblem,
     start: Float[Array, " actions"],
+    found: Equilibria,
     exploration: Float[Array, ""],
     tolerance: Tolerance,
 ) -> PairFlow:
@@ -64,13 +58,13 @@ def pair_flow(
     ----------
     problem : two actions.
     start : [2] strategy at time 0.
+    found : its equilibria. Trajectories see no switching point that is not among them.
     exploration : tremble.
     tolerance : what counts as a tie. A start within ``tolerance.play`` of an unstable mixture
         is taken to be on it: where exactly it is, is known no better.
     """
     # Whole strategies, so that a start at an end of [0, 1] is at the end from either side.
     s = jnp.where(start[1] > 0, start[0], 1.0)
-    found, _, valid = solve(problem, exploration, _MAX_TIES, tolerance)
     ties = found.valid & ~found.is_pure
     lo, hi = found.strategy[:, 0], found.strategy_end[:, 0]
     holds = ties & (lo == hi) & (found.stability == Stability.STABLE)
@@ -99,13 +93,13 @@ def pair_flow(
     rests = jnp.any(holds & (jnp.abs(s - lo) <= eps))
     near = ties & ~holds & (s >= lo - tolerance.play) & (s <= hi + tolerance.play)
     splits = (jnp.any(near) & ~rests) | (beside == TIE)
-    replies = pure_replies(problem, exploration, tolerance).possible
-    for action, end, pushed_back in ((0, 1.0, PLUS), (1, 0.0, MINUS)):
-        here = s == end
-        stays = replies[action, action] & ((beside == pushed_back) | ~replies[action, 1 - action])
-        leaves = ~replies[action, action]
+    for action, end, back in ((0, 1.0, PLUS), (1, 0.0, MINUS)):
+        # Where mixed play next to it leads away from a pure strategy, the other action is a
+        # best reply there too, because best fits only lose members from one limit to the next.
+        here, pure = s == end, found.pure[action]
+        stays = pure & (beside == back)
         rests = jnp.where(here, stays, rests)
-        splits = jnp.where(here, ~stays & (~leaves | (beside == TIE)), splits)
+        splits = jnp.where(here, ~stays & (pure | (beside == TIE)), splits)
         target = jnp.where(here & stays, end, target)
     at_end = (s == 0) | (s == 1)
     held = jnp.where(at_end, int(Motion.MOVING), int(Motion.SLIDING))
@@ -113,7 +107,7 @@ def pair_flow(
     at_once = rests | splits
     event = jnp.where(at_once, jnp.where(at_end & rests, jnp.inf, 0.0), event)
     stop = jnp.where(at_once, s, stop)
-    return PairFlow(s, target, event, stop, result.astype(jnp.int32), found.complete, valid)
+    return PairFlow(s, target, event, stop, result.astype(jnp.int32))
 
 
 def _side(
@@ -134,4 +128,5 @@ def _side(
     slack = tolerance.payoff * payoff_range(reduced)
     plus = jnp.min(jnp.where(usable & (gain >= -slack), fit, jnp.inf))
     minus = jnp.min(jnp.where(usable & (gain <= slack), fit, jnp.inf))
-    return jnp.where(plus < minus, PLUS, jnp.where(minus < plus, MINUS, TIE))
+    gap = plus - minus
+    return jnp.where(gap < -tolerance.fit, PLUS, jnp.where(gap > tolerance.fit, MINUS, TIE))

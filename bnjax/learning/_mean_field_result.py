@@ -59,10 +59,11 @@ class MeanField(eqx.Module):
     strategy : [T, A] time-average of intended play; NaN past the time up to which it is
         determined (see ``result``).
     final : [A] the last strategy that is determined.
-    target : [A] what play is drawn to there: d sigma/dt = target - sigma.
+    target : [A] what play is drawn to there: d sigma/dt = target - sigma. NaN where several
+        directions are open (NOT_UNIQUE, UNRESOLVED).
     result : a code of `Motion`.
     converged : whether the trajectory is determined to the end and at rest there.
-    residual : the largest entry of target - final.
+    residual : the largest entry of |target - final|.
     last_event : the last time at which the target changed or the trajectory stopped being
         determined (hard version; 0 if never).
     complete : whether every switching point on the way is provably known (hard version; see

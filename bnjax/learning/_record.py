@@ -29,7 +29,7 @@ class Trajectory(eqx.Module):
     every: int = eqx.field(static=True)
     beliefs: bool = eqx.field(static=True)
 
-    def __init__(self, every: int, beliefs: bool = False):
+    def __init__(self, every: Any, beliefs: bool = False):
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"`every` must be a whole number of at least 1; got {every!r}.")
         self.every = every
@@ -114,7 +114,7 @@ def tallied(tally: Tally, step: Step, num_steps: int) -> Tally:
     """Count one more step."""
     third, fourth = quarters(num_steps)
     changed = (step.intended != tally.intended) & (step.time > 0)
-    played = jnp.arange(tally.late.shape[0]) == step.action
+    played = jnp.arange(tally.late.shape[0], dtype=jnp.int32) == step.action
     quarter = jnp.stack([(step.time >= third) & (step.time < fourth), step.time >= fourth])
     return Tally(
         step.observation.added(tally.evidence),

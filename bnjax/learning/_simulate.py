@@ -31,7 +31,9 @@ from ._results import Simulation
 # Weights of a tile on a CPU: they should stay in the second-level cache.
 _TILE_CPU, _TILE_ACCELERATOR = 32_768, 4_194_304
 _MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 512, 65_536
-_MOST_TILES = 16  # that a device gets at a time: progress moves, and memory stays bounded
+# Tiles that a device has room for at a time: progress moves, and memory stays bounded. One number
+# for all populations, because a compiler may round differently where a shape differs.
+_MOST_TILES = 16
 
 
 def simulate(
@@ -251,7 +253,9 @@ def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
 
 def _simulation(plan: _Plan, agent: Agent, done: Tile) -> Simulation:
     truth, tally = agent.problem.consequence, done.tally
-    log_belief = jax.nn.log_softmax(done.log_belief, axis=-1)
+    # Summed with models along the slow dimension, one after the other: along the fast one, how
+    # XLA groups the terms depends on how many devices there are.
+    log_belief = jax.nn.log_softmax(done.log_belief.T, axis=0).T
     theta = jnp.einsum(
         "nm,md->nd", jnp.exp(log_belief), agent.problem.theta, precision=lax.Precision.HIGHEST
     )
@@ -290,14 +294,12 @@ def _mesh() -> Mesh:
 
 
 @eqx.filter_jit
-def _run_tiles(
-    plan: _Plan, population: _Population, first: Array, counts: Array, most: int
-) -> Simulation:
-    """Simulate, on each device, ``counts`` tiles from number ``first``, in room for ``most``."""
+def _run_tiles(plan: _Plan, population: _Population, first: Array, counts: Array) -> Simulation:
+    """Simulate, on each device, ``counts`` tiles from number ``first``."""
 
     def share(population: _Population, first: Array, counts: Array) -> Simulation:
         shapes = jax.eval_shape(lambda i: _run_tile(plan, population, i), first[0])
-        room = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
+        room = jax.tree.map(lambda x: jnp.zeros((_MOST_TILES, *x.shape), x.dtype), shapes)
 
         def one(i: Array, room: Simulation) -> Simulation:
             new = _run_tile(plan, population, first[0] + i)
@@ -324,22 +326,20 @@ def _run(
     """Simulate all tiles on all devices, and gather the agents on the host."""
     devices = _mesh().size
     num_tiles = -(-num_agents // plan.lanes)
-    # Powers of two, so that populations of all sizes share few programs.
-    most = min(_MOST_TILES, 1 << (-(-num_tiles // devices) - 1).bit_length())
     population = jax.device_put(population, NamedSharding(_mesh(), PartitionSpec()))
     split = NamedSharding(_mesh(), PartitionSpec("agents"))
     results: list[np.ndarray] = []
     structure = None
-    for start in range(0, num_tiles, most * devices):
-        each = -(-min(num_tiles - start, most * devices) // devices)
+    for start in range(0, num_tiles, _MOST_TILES * devices):
+        each = -(-min(num_tiles - start, _MOST_TILES * devices) // devices)
         first = start + each * np.arange(devices, dtype=np.int32)
         counts = np.clip(num_tiles - first, 0, each).astype(np.int32)
         shares: tuple[Array, Array] = jax.device_put((first, counts), split)
-        done = _run_tiles(plan, population, *shares, most)
+        done = _run_tiles(plan, population, *shares)
         leaves, structure = jax.tree.flatten(done)
         where = start * plan.lanes, min((start + each * devices) * plan.lanes, num_agents)
         for number, leaf in enumerate(leaves):
-            tiles = np.asarray(leaf).reshape(devices, most, *leaf.shape[1:])[:, :each]
+            tiles = np.asarray(leaf).reshape(devices, _MOST_TILES, *leaf.shape[1:])[:, :each]
             agents = tiles.reshape(devices * each * plan.lanes, *leaf.shape[2:])
             if start == 0:
                 results.append(np.empty((num_agents, *agents.shape[1:]), agents.dtype))

@@ -1,0 +1,177 @@
+"""Beliefs and memories against Bayes' rule written out, and the bound of blocked updates."""
+
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bnjax as bn
+from bnjax.belief import expected, largest_log_range, likelihood, steps_between_refreshes
+from tests.oracles import learner
+from tests.oracles.random_problems import random_problem
+
+
+def problem_of(seed, kind="generic", num_actions=2):
+    arrays = random_problem(seed, kind, num_actions=num_actions)
+    return bn.Problem(**arrays), arrays
+
+
+def observe(memory, problem, seen):
+    """State of a memory after a list of (action, consequence)."""
+    nothing = jnp.zeros((problem.num_actions, problem.consequence.num_features))
+    state = memory.init(nothing.astype(problem.log_prior.dtype))
+    for time, (action, consequence) in enumerate(seen):
+        action = jnp.int32(action)
+        consequence = jnp.asarray(consequence, jnp.int32 if isinstance(consequence, int) else None)
+        features = problem.consequence.features(action, consequence)
+        state = memory.update(state, bn.Observation(action, features), jnp.int32(time))
+    return memory.evidence(state)
+
+
+def normalised(problem, evidence, seen):
+    log, rounding = likelihood(problem).log_belief(problem.log_prior, evidence, seen)
+    return np.asarray(jax.nn.log_softmax(log)), np.asarray(rounding)
+
+
+def possible(arrays, rng, num):
+    """Observations that the truth allows."""
+    probs = np.asarray(arrays["probs"])
+    actions = rng.integers(len(probs), size=num)
+    return [(int(a), int(rng.choice(probs.shape[1], p=probs[a] / probs[a].sum()))) for a in actions]
+
+
+MEMORIES = {
+    "perfect": (bn.PerfectMemory, lambda h: [(a, y, 1.0) for a, y in h]),
+    "discounted": (
+        lambda: bn.DiscountedMemory(0.3),
+        lambda h: [(a, y, 0.7 ** (len(h) - 1 - i)) for i, (a, y) in enumerate(h)],
+    ),
+    "window": (lambda: bn.WindowMemory(5), lambda h: [(a, y, 1.0) for a, y in h[-5:]]),
+}
+
+
+@pytest.mark.parametrize("kind", ["generic", "infinite"])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_belief_is_bayes_rule(name, kind, x64):
+    make, remembered = MEMORIES[name]  # made here, in the precision of the test
+    memory = make()
+    for seed in range(6):
+        problem, arrays = problem_of(seed, kind)
+        seen = possible(arrays, np.random.default_rng(seed), 17)
+        found, _ = normalised(problem, *observe(memory, problem, seen))
+        want = learner.log_belief(
+            np.asarray(problem.log_prior), np.asarray(problem.model_probs), remembered(seen)
+        )
+        np.testing.assert_allclose(np.exp(found), np.exp(want), rtol=0, atol=1e-12)
+
+
+def test_belief_in_exact_arithmetic(x64):
+    q = Fraction(2, 3)
+    problem = bn.Problem(
+        [[0.5, 0.5]], [[[float(1 - q), float(q)]], [[float(q), float(1 - q)]]], [[0.0, 1.0]]
+    )
+    seen = [(0, 1)] * 7 + [(0, 0)] * 4
+    found, _ = normalised(problem, *observe(bn.PerfectMemory(), problem, seen))
+    exact = q**3 / (q**3 + (1 - q) ** 3)  # seven for, four against
+    assert math.isclose(math.exp(found[0]), exact, rel_tol=1e-14)
+
+
+def test_gaussian_belief_is_bayes_rule(x64):
+    rng = np.random.default_rng(0)
+    mean, sd = rng.normal(size=2), rng.uniform(0.5, 2, 2)
+    model_mean, model_sd = rng.normal(size=(5, 2)), rng.uniform(0.5, 2, (5, 2))
+    problem = bn.GaussianProblem(mean, sd, model_mean, model_sd, [0.0, 1.0], [2.0, 3.0])
+    seen = [(int(a), float(rng.normal(mean[a], sd[a]))) for a in rng.integers(2, size=40)]
+    evidence, mask = observe(bn.PerfectMemory(), problem, seen)
+    found, _ = normalised(problem, evidence, mask)
+    want = np.zeros(5)
+    for a, y in seen:
+        want += -np.log(model_sd[:, a]) - 0.5 * ((y - model_mean[:, a]) / model_sd[:, a]) ** 2
+    np.testing.assert_allclose(found, want - np.logaddexp.reduce(want), rtol=0, atol=1e-10)
+    paid = sum([0.0, 1.0][a] + [2.0, 3.0][a] * y for a, y in seen)
+    assert math.isclose(float(problem.consequence.total_payoff(evidence)), paid, rel_tol=1e-12)
+    counts = problem.consequence.action_counts(evidence)
+    assert [int(c) for c in counts] == [sum(a == b for a, _ in seen) for b in (0, 1)]
+
+
+def test_what_is_ruled_out_is_never_forgotten_by_discounting():
+    problem = bn.Problem([[0.5, 0.5]], [[[1.0, 0.0]], [[0.5, 0.5]]], [[0.0, 1.0]])
+    # So long ago that its weight is zero in floating point.
+    seen = [(0, 1)] + [(0, 0)] * 400
+    evidence, mask = observe(bn.DiscountedMemory(0.5), problem, seen)
+    assert float(evidence[0, 1]) == 0
+    found, _ = normalised(problem, evidence, mask)
+    assert found[0] == -np.inf
+    found, _ = normalised(problem, *observe(bn.WindowMemory(10), problem, seen))
+    assert found[0] > -10  # a window does forget
+
+
+def test_rounding_is_within_its_bound():
+    """Log-weights in float32 against float64, after 10^5 observations."""
+    rng = np.random.default_rng(0)
+    for seed in range(10):
+        arrays = random_problem(seed, "generic", num_actions=3)
+        counts = rng.integers(0, 30_000, np.asarray(arrays["probs"]).shape)
+        found = {}
+        for x64 in (False, True):
+            with jax.enable_x64(x64):
+                problem = bn.Problem(**arrays)
+                evidence = jnp.asarray(counts, problem.log_prior.dtype)
+                log, rounding = likelihood(problem).log_belief(
+                    problem.log_prior, evidence, evidence > 0
+                )
+                found[x64] = np.asarray(log, float), np.asarray(rounding, float)
+        # The inputs of the float32 problem are rounded too: half an ulp of each probability.
+        inputs = 2.0**-24 * 2 * counts.sum()
+        error = np.abs(found[False][0] - found[True][0])
+        assert (error <= found[False][1] + inputs + 1e-6).all()
+
+
+def test_means_leave_out_what_has_no_size(x64):
+    """A model that does not matter cannot crowd out those that do, however certain it is."""
+    log_weight = jnp.array([0.0, -2000.0, -2001.0])
+    log_size = jnp.array([-jnp.inf, 0.0, 0.0])
+    features = jnp.array([[5.0], [1.0], [-1.0]])
+    mean, _ = expected(log_weight, jnp.zeros(3), log_size, features)
+    assert math.isclose(float(mean[0]), math.tanh(0.5), rel_tol=1e-12)
+    mean, slack = expected(jnp.array([0.0]), jnp.ones(1), jnp.array([-jnp.inf]), features[:1])
+    assert float(mean[0]) == 0
+    assert float(slack) == 0
+
+
+@given(st.integers(2, 1000), st.floats(1e-6, 200), st.booleans())
+def test_blocks_are_as_long_as_floating_point_allows(num_models, log_range, double):
+    """The inequality of the docstring in exact integers: k holds, k + 1 would not."""
+    with jax.enable_x64(double):
+        dtype = jnp.float64 if double else jnp.float32
+        steps, top = steps_between_refreshes(jnp.asarray(log_range, dtype), num_models)
+        smallest, digits = (-1022, 53) if double else (-126, 24)
+        exponent = math.log2(top)
+        assert num_models * top < float(jnp.finfo(dtype).max)
+        nats = (exponent - smallest - digits) * math.log(2) - math.log(num_models)
+        assert int(steps) >= 1
+        if int(steps) > 1:
+            assert int(steps) * log_range <= nats * (1 + 1e-6)
+        assert (int(steps) + 1) * log_range > nats * (1 - 1e-6) or int(steps) >= 1e6 * 0.999
+
+
+def test_largest_log_range_ignores_what_is_ruled_out():
+    problem = bn.Problem([[0.5, 0.5]], [[[0.25, 0.75]], [[0.5, 0.5]], [[1.0, 0.0]]], [[0.0, 1.0]])
+    assert math.isclose(float(largest_log_range(likelihood(problem))), math.log(4), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, math.nan])
+def test_bad_rates(rate):
+    with pytest.raises(ValueError, match="`rate` must lie inside"):
+        bn.DiscountedMemory(rate)
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.5, True])
+def test_bad_lengths(length):
+    with pytest.raises(ValueError, match="`length` must be a whole number of at least 1"):
+        bn.WindowMemory(length)

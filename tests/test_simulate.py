@@ -1,0 +1,581 @@
+"""Simulated populations against closed forms, and against one learner on paper.
+
+Statistical tests fix their key and take a tolerance from the standard error at the confidence that
+they name; so does the confidence interval that a population reports.
+"""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import binomtest, chi2, norm
+
+import bnjax as bn
+from bnjax.learning import _simulate
+from bnjax.learning._memory_limit import check_fits
+from bnjax.learning._random import agent_keys, threefry, words
+from tests.oracles import closed_forms, learner
+from tests.oracles.random_problems import random_problem
+
+ROOT = Path(__file__).parent.parent
+KEY = jax.random.key(0)
+
+
+def two_models(p_sycophantic, p_honest, steps, q=0.65):
+    """The problem of DESIGN's lock-in probability: theta in {q, 1 - q}, prior odds in steps."""
+    theta = jnp.array([q, 1 - q])
+    rates = jnp.stack([theta, 1 - theta], axis=1)
+    return bn.Problem(
+        [[1 - p_sycophantic, p_sycophantic], [1 - p_honest, p_honest]],
+        jnp.stack([1 - rates, rates], axis=-1),
+        [[0.0, 1.0]] * 2,
+        log_prior=[steps * math.log(q / (1 - q)), 0.0],
+        theta=theta,
+        safe=[False, True],
+        action_names=["sycophantic", "honest"],
+    )
+
+
+def one_axis(p_sycophantic, p_honest, num_models=64):
+    """Sycophancy on a grid of theta on which no model is indifferent."""
+    theta = (jnp.arange(num_models, dtype=float) + 0.5) / num_models
+    rates = jnp.stack([theta, 1 - theta], axis=1)
+    return bn.Problem(
+        [[1 - p_sycophantic, p_sycophantic], [1 - p_honest, p_honest]],
+        jnp.stack([1 - rates, rates], axis=-1),
+        [[0.0, 1.0]] * 2,
+        theta=theta,
+        safe=[False, True],
+    )
+
+
+def plainly(*args, **options):
+    """`bn.simulate` by the plain simulator."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_simulate, "can_run_blocked", lambda *_: False)
+        return bn.simulate(*args, **options)
+
+
+def assert_same_lives(first, second, but=0.0):
+    """Equal results, apart from at most a share of the agents; log-beliefs up to rounding."""
+    differs = np.zeros(first.outcome.shape, bool)
+    for name in ("frequency", "late_frequency", "intended", "since", "switches", "outcome"):
+        a, b = np.asarray(getattr(first, name)), np.asarray(getattr(second, name))
+        differs |= (a != b).reshape(*differs.shape, -1).any(-1)
+    assert differs.mean() <= but
+    a, b = (np.asarray(x.log_belief)[~differs] for x in (first, second))
+    np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
+    finite = np.isfinite(a)
+    scale = 1 + np.abs(b[finite])
+    assert (np.abs(a[finite] - b[finite]) <= 1e-4 * scale).all()
+
+
+# Random numbers
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "want"),  # known answers of Random123 (threefry2x32, 20 rounds)
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((2**32 - 1,) * 2, (2**32 - 1,) * 2, (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+    ids=["zeros", "ones", "pi"],
+)
+def test_threefry_has_its_known_answers(key, counter, want):
+    pairs = (tuple(jnp.asarray([x], jnp.uint32) for x in pair) for pair in (key, counter))
+    assert tuple(int(x[0]) for x in threefry(*pairs)) == want
+
+
+def test_streams_look_random():
+    """Bits are even, and neighbours in step, in agent and in word are independent (99.9%)."""
+    keys = agent_keys(KEY, jnp.arange(256))
+    found = np.asarray(words(keys, jnp.int32(5), 256))  # [steps, 2, agents]
+    np.testing.assert_array_equal(found[3:5], words(keys, jnp.int32(8), 2))
+    nibbles = [found >> 28, (found >> 12) & 15]
+    pairs = [(found[:-1], found[1:]), (found[:, 0], found[:, 1]), (found[..., :-1], found[..., 1:])]
+    counts = [np.bincount(x.ravel(), minlength=16) for x in nibbles]
+    counts += [np.bincount(((a >> 28) * 16 + (b >> 28)).ravel(), minlength=256) for a, b in pairs]
+    for count in counts:
+        even = count.sum() / len(count)
+        assert ((count - even) ** 2 / even).sum() < chi2.ppf(0.999, len(count) - 1)
+
+
+# Against one learner on paper
+
+
+POLICIES = {
+    "best response": (lambda: bn.BestResponse(), None),
+    "logit": (lambda: bn.Logit(0.1), lambda b, u: _softmax(b @ u / 0.1)),
+    "thompson": (lambda: bn.ThompsonSampling(), lambda b, u: b @ (u >= u.max(1, keepdims=True))),
+}
+MEMORIES = {
+    "perfect": (lambda: bn.PerfectMemory(), lambda h: [(a, y, 1.0) for a, y in h]),
+    "discounted": (
+        lambda: bn.DiscountedMemory(0.25),
+        lambda h: [(a, y, 0.75 ** (len(h) - 1 - i)) for i, (a, y) in enumerate(h)],
+    ),
+    "window": (lambda: bn.WindowMemory(4), lambda h: [(a, y, 1.0) for a, y in h[-4:]]),
+}
+
+
+def _softmax(values):
+    weights = np.exp(values - values.max())
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_lives_are_those_on_paper(policy, memory, x64):
+    """Action by action, in float64, for the same random numbers."""
+    make_policy, choose = POLICIES[policy]
+    make_memory, remembered = MEMORIES[memory]
+    choose = choose or (
+        lambda belief, payoffs: np.eye(payoffs.shape[1])[(belief @ payoffs).argmax()]
+    )
+    arrays = random_problem(3, "generic", num_actions=3, num_models=5)
+    problem = bn.Problem(**arrays)
+    num_steps, agents = 25, 4
+    result = bn.simulate(
+        problem,
+        KEY,
+        num_agents=agents,
+        num_steps=num_steps,
+        policy=make_policy(),
+        memory=make_memory(),
+        record=bn.Running(
+            lambda agent: (jnp.zeros(num_steps, jnp.int32), jnp.zeros(num_steps, jnp.int32)),
+            lambda carry, step, state, agent: (
+                carry[0].at[step.time].set(step.action),
+                carry[1].at[step.time].set(step.consequence),
+            ),
+        ),
+        tile=4,
+    )
+    keys = agent_keys(KEY, jnp.arange(agents))
+    numbers = np.asarray(words(keys, jnp.int32(0), num_steps)) / 2.0**32
+    for i in range(agents):
+        life = learner.live(
+            np.asarray(problem.probs),
+            np.asarray(problem.model_probs),
+            np.asarray(problem.payoff),
+            np.asarray(problem.log_prior),
+            numbers[:, :, i],
+            choose,
+            remembered,
+        )
+        assert result.record[0][i].tolist() == life.actions
+        assert result.record[1][i].tolist() == life.consequences
+        np.testing.assert_allclose(result.belief[i], life.belief, rtol=0, atol=1e-9)
+        paid = np.asarray(problem.payoff)[life.actions, life.consequences].mean()
+        assert math.isclose(float(result.mean_payoff[i]), paid, rel_tol=1e-12)
+        counts = np.bincount(life.actions, minlength=3)
+        np.testing.assert_allclose(result.frequency[i] * num_steps, counts, atol=1e-9)
+        late = np.bincount(life.actions[num_steps // 2 :], minlength=3) / 13
+        np.testing.assert_allclose(result.late_frequency[i], late, atol=1e-9)
+
+
+def test_an_agent_step_by_step_is_what_is_simulated():
+    problem, key = one_axis(0.4, 0.4), jax.random.key(3)
+    agent = bn.Agent(problem, bn.Logit(0.2), bn.WindowMemory(7))
+    state = agent.init()
+    mine = jax.random.fold_in(key, 2)
+    actions = []
+    for _ in range(12):
+        state, step = agent.step(mine, state)
+        actions.append(int(step.action))
+    options = {"policy": bn.Logit(0.2), "memory": bn.WindowMemory(7), "tile": 4}
+    result = bn.simulate(problem, key, num_agents=3, num_steps=12, **options)
+    np.testing.assert_allclose(result.frequency[2, 0], actions.count(0) / 12, rtol=1e-6)
+    np.testing.assert_allclose(result.belief[2], agent.belief(state), rtol=1e-5)
+
+
+# Closed forms
+
+
+@pytest.mark.parametrize("steps", [-2, -1, 0, 1, 2, 3])
+def test_lock_in_probability(steps):
+    """Inside the 99.9% interval of 100,000 agents; odds that grow for ever are decided by 400."""
+    p_sycophantic, p_honest = 0.7, 0.6
+    result = bn.simulate(
+        two_models(p_sycophantic, p_honest, steps),
+        jax.random.key(steps + 2),
+        num_agents=100_000,
+        num_steps=600,
+    )
+    want = closed_forms.lock_in_probability(p_sycophantic, p_honest, steps)
+    shares = result.shares(0.999)
+    assert shares["locked 0"].low <= want <= shares["locked 0"].high
+    assert shares["mixing"].count == 0
+
+
+def test_log_odds_of_the_coin_are_a_walk():
+    """Variance t log(3)^2; of n samples the variance has relative standard error sqrt(2 / n)."""
+    num_agents, num_steps = 40_000, 400
+    result = bn.simulate(bn.scenarios.coin(), KEY, num_agents=num_agents, num_steps=num_steps)
+    odds = np.asarray(result.log_belief, float)
+    variance = np.var(odds[:, 1] - odds[:, 0])
+    want = closed_forms.coin_log_odds_variance(num_steps)
+    assert abs(variance / want - 1) < norm.ppf(0.9995) * math.sqrt(2 / num_agents)
+    assert set(np.asarray(result.outcome).tolist()) == {bn.Outcome.LOCKED}
+
+
+@pytest.mark.parametrize(("p_sycophantic", "p_honest"), [(0.3, 0.4), (0.1, 0.45)])
+def test_oscillation_mixes_as_the_equilibrium_says(p_sycophantic, p_honest):
+    result = bn.simulate(
+        one_axis(p_sycophantic, p_honest, 257), KEY, num_agents=256, num_steps=6000
+    )
+    share = float(result.late_frequency[:, 0].mean())
+    assert abs(share - closed_forms.sycophancy_mixture(p_sycophantic, p_honest)) < 0.01
+    assert result.shares()["mixing"].share > 0.98
+
+
+def test_monopolist_time_average():
+    """Near 35/36, up to the grid and up to chance.
+
+    On a grid of demand curves the equilibrium is another one, which the exact solver of finite
+    problems names; chance adds 5 standard errors over agents.
+    """
+    problem = bn.scenarios.monopolist().discretize(9)
+    exact = bn.equilibria(problem)
+    strategies = np.asarray(exact.strategy)[np.asarray(exact.valid)]
+    ends = np.asarray(exact.strategy_end)[np.asarray(exact.valid)]
+    low = np.minimum(strategies, ends)[:, 0].min()
+    high = np.maximum(strategies, ends)[:, 0].max()
+    assert low - 0.02 <= closed_forms.monopolist()[0] <= high + 0.02
+    result = bn.simulate(problem, KEY, num_agents=128, num_steps=3000)
+    share = np.asarray(result.late_frequency[:, 0], float)
+    error = 5 * share.std() / math.sqrt(len(share)) + 0.005
+    assert low - error <= share.mean() <= high + error
+    assert abs(share.mean() - closed_forms.monopolist()[0]) <= 0.02 + error
+
+
+def test_a_correct_model_and_exploration_find_the_optimum():
+    rates = jnp.linspace(0.05, 0.95, 10)
+    first, second = (x.ravel() for x in jnp.meshgrid(rates, rates))
+    models = jnp.stack([first, second], axis=1)
+    problem = bn.Problem(
+        [[0.65, 0.35], [0.45, 0.55]],
+        jnp.stack([1 - models, models], axis=-1),
+        [[0.0, 1.0]] * 2,
+    )
+    result = bn.simulate(problem, KEY, num_agents=200, num_steps=3000, exploration=0.1)
+    np.testing.assert_allclose(result.late_frequency[:, 1].mean(), 0.95, atol=0.01)
+    assert (np.asarray(result.intended) == 1).mean() > 0.98
+    same = bn.simulate(problem, KEY, num_agents=200, num_steps=3000, policy=bn.EpsilonGreedy(0.1))
+    assert_same_lives(result, same)
+
+
+# The blocked simulator
+
+
+@pytest.mark.parametrize(
+    ("num_actions", "kind", "policy"),
+    [
+        (1, "generic", bn.BestResponse()),
+        (2, "generic", bn.BestResponse("last")),
+        (2, "infinite", bn.Logit(0.05)),
+        (3, "infinite", bn.BestResponse("uniform")),
+        (3, "generic", bn.ThompsonSampling()),
+    ],
+    ids=str,
+)
+def test_blocked_equals_plain(num_actions, kind, policy):
+    shape = {"num_actions": num_actions, "num_models": 9, "num_consequences": 3}
+    for seed in range(5):
+        problem = bn.Problem(**random_problem(seed, kind, **shape))
+        options = {"num_agents": 64, "num_steps": 300, "tile": 64, "policy": policy}
+        found = bn.simulate(problem, KEY, **options)
+        assert_same_lives(found, plainly(problem, KEY, **options), but=0.02)
+
+
+def test_blocked_equals_plain_where_beliefs_swing_far():
+    """10^7 agent-steps in float32, with models so sure that one surprise costs 14 nats."""
+    theta = jnp.array([1e-6, 1e-3, 0.2, 0.49, 0.51, 0.8, 1 - 1e-3, 1 - 1e-6])
+    rates = jnp.stack([theta, 1 - theta], axis=1)
+    problem = bn.Problem(
+        [[0.55, 0.45], [0.6, 0.4]],
+        jnp.stack([1 - rates, rates], axis=-1),
+        [[0.0, 1.0]] * 2,
+    )
+    options = {"num_agents": 5120, "num_steps": 2000, "tile": 512}
+    found = bn.simulate(problem, KEY, **options)
+    assert float(jnp.ptp(jnp.where(jnp.isfinite(found.log_belief), found.log_belief, 0))) > 100
+    assert_same_lives(found, plainly(problem, KEY, **options), but=1e-3)
+
+
+def test_a_model_that_is_ruled_out_never_returns():
+    problem = bn.Problem(
+        [[0.05, 0.95], [0.5, 0.5]],
+        [[[0.0, 1.0], [0.5, 0.5]], [[0.4, 0.6], [0.5, 0.5]], [[1e-5, 1 - 1e-5], [0.5, 0.5]]],
+        [[0.0, 1.0], [0.7, 0.7]],
+        log_prior=[0.0, -60.0, -5.0],
+    )
+    options = {"num_agents": 512, "num_steps": 200, "tile": 512}
+    found = bn.simulate(problem, KEY, **options)
+    dead = np.asarray(found.log_belief)[:, 0] == -np.inf
+    assert 0.9 < dead.mean() <= 1
+    assert_same_lives(found, plainly(problem, KEY, **options))
+
+
+# The same numbers whatever the way
+
+
+def test_adding_agents_never_changes_the_earlier_ones():
+    problem = one_axis(0.7, 0.6)
+    options = {"num_steps": 50, "tile": 64}
+    many = bn.simulate(problem, KEY, num_agents=700, **options)
+    for num_agents in (1, 64, 130):
+        few = bn.simulate(problem, KEY, num_agents=num_agents, **options)
+        for a, b in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
+            np.testing.assert_array_equal(a, b[:num_agents])
+
+
+def test_devices_do_not_change_results(tmp_path):
+    code = """
+import sys, jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
+import numpy as np, bnjax as bn
+from tests.test_simulate import one_axis
+options = {"num_agents": 700, "num_steps": 60, "tile": 64, "record": bn.Trajectory(20)}
+found = [
+    bn.simulate(one_axis(0.4, 0.4), jax.random.key(1), memory=memory, **options)
+    for memory in (bn.PerfectMemory(), bn.WindowMemory(9))
+]
+np.savez(sys.argv[1], *jax.tree.leaves(found))
+"""
+    found = []
+    for devices in (1, 4):
+        file = tmp_path / f"{devices}.npz"
+        command = [sys.executable, "-c", code, str(file), str(devices)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        found.append(dict(np.load(file)))
+    assert found[0].keys() == found[1].keys()
+    for name in found[0]:
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+
+
+def test_vmap_equals_a_loop():
+    def run(p, key):
+        problem = bn.scenarios.sycophancy(p, 0.6).discretize(16)
+        result = bn.simulate(problem, key, num_agents=20, num_steps=30, tile=32)
+        return result.frequency, result.outcome
+
+    values, keys = jnp.array([0.2, 0.7]), jax.random.split(KEY, 2)
+    found = jax.jit(jax.vmap(run))(values, keys)
+    for i in range(2):
+        for a, b in zip(found, run(values[i], keys[i]), strict=True):
+            np.testing.assert_array_equal(a[i], b)
+
+
+def test_one_compilation_for_all_values():
+    problem = one_axis(0.4, 0.4)
+    bn.simulate(problem, KEY, num_agents=100, num_steps=20, tile=32)
+    before = _simulate._run_tiles._cached._cache_size()
+    for p, num_agents in [(0.3, 100), (0.9, 101)]:
+        bn.simulate(
+            one_axis(p, 0.6), jax.random.key(5), num_agents=num_agents, num_steps=20, tile=32
+        )
+    assert _simulate._run_tiles._cached._cache_size() == before
+
+
+# What is kept
+
+
+def test_trajectory():
+    problem = one_axis(0.4, 0.4)
+    options = {"num_agents": 40, "num_steps": 95, "tile": 64}
+    record = bn.Trajectory(10, beliefs=True)
+    result = bn.simulate(problem, KEY, record=record, **options)
+    shots = result.trajectory
+    assert shots.action_counts.shape == (40, 9, 2)
+    np.testing.assert_array_equal(
+        shots.action_counts.sum(-1), np.tile(np.arange(10, 91, 10), (40, 1))
+    )
+    np.testing.assert_allclose(shots.belief.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(shots.belief @ problem.theta, shots.mean_theta, atol=1e-5)
+    # A shorter run ends where a longer one has passed.
+    short = bn.simulate(problem, KEY, num_agents=40, num_steps=50, tile=64)
+    np.testing.assert_allclose(short.frequency * 50, shots.action_counts[:, 4], atol=1e-4)
+    np.testing.assert_allclose(short.belief, shots.belief[:, 4], atol=1e-5)
+    plain = plainly(problem, KEY, record=record, **options).trajectory
+    for a, b in zip(jax.tree.leaves(shots), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_priors_by_agent():
+    problem = two_models(0.7, 0.6, 0)
+    priors = jnp.where(
+        jnp.arange(60)[:, None] < 30, jnp.array([0.0, -200.0]), jnp.array([-200.0, 0.0])
+    )
+    for run in (bn.simulate, plainly):
+        result = run(problem, KEY, num_agents=60, num_steps=40, log_prior=priors)
+        np.testing.assert_array_equal(result.intended, np.arange(60) >= 30)
+
+
+def test_gaussian_populations():
+    """Two models, one of them the truth: its log-odds grow by the divergence, on average."""
+    problem = bn.GaussianProblem(
+        [1.0], [2.0], [[1.0], [2.5]], [[2.0], [2.0]], [0.0], [1.0], theta=[1.0, 2.5]
+    )
+    result = bn.simulate(problem, KEY, num_agents=4000, num_steps=50)
+    odds = np.asarray(result.log_belief[:, 0] - result.log_belief[:, 1], float)
+    each = float(problem.kl_matrix()[1, 0])
+    error = norm.ppf(0.9995) * math.sqrt(2 * each * 50 / 4000)
+    assert abs(odds.mean() - 50 * each) < error
+    payoff = np.asarray(result.mean_payoff, float)
+    assert abs(payoff.mean() - 1) < norm.ppf(0.9995) * 2 / math.sqrt(4000 * 50)
+
+
+class Doubtful(bn.AbstractPolicy):
+    """Play the second action the more, the less certain of the first: a user's own policy."""
+
+    def features(self, payoffs):
+        return jnp.stack([payoffs[:, 0], payoffs[:, 0] ** 2], axis=1)
+
+    def probabilities(self, means, slack):
+        spread = jnp.sqrt(jnp.maximum(means[1] - means[0] ** 2, 0.0))
+        doubt = jnp.minimum(2 * spread, 1.0)
+        return jnp.stack([1 - doubt, doubt])
+
+
+class Grudge(bn.AbstractMemory):
+    """Remember disappointments twice: a memory of a user's own."""
+
+    def init(self, nothing):
+        return nothing
+
+    def update(self, state, observation, time):
+        weight = jnp.where(observation.features[0] > 0, 2.0, 1.0)
+        return bn.Observation(observation.action, weight * observation.features).added(state)
+
+    def evidence(self, state):
+        return state, state != 0
+
+
+def test_policies_and_memories_of_a_users_own():
+    problem = one_axis(0.6, 0.6)
+    options = {"num_agents": 32, "num_steps": 200, "policy": Doubtful(), "tile": 32}
+    result = bn.simulate(problem, KEY, **options)
+    assert_same_lives(result, plainly(problem, KEY, **options), but=0.1)
+    # A flat prior over theta has sd 0.29, and 200 observations leave about 0.035 of that.
+    assert 0.9 < float(result.late_frequency[:, 0].mean()) < 0.96
+    sour = bn.simulate(
+        problem, KEY, memory=Grudge(), num_agents=400, num_steps=300, exploration=0.5
+    )
+    kind = bn.simulate(problem, KEY, num_agents=400, num_steps=300, exploration=0.5)
+    # Half the time each, the axis shows theta = 1/2, and disappointments move it both ways alike:
+    # by (1 - p) of both, so that it stays there; but beliefs from more evidence are surer.
+    for result in (sour, kind):
+        assert abs(float(result.mean_theta.mean()) - 0.5) < 0.02
+    assert float(sour.belief.max(1).mean()) > float(kind.belief.max(1).mean())
+
+
+def test_memory_does_not_grow_with_steps():
+    sizes = [
+        sum(
+            x.nbytes
+            for x in jax.tree.leaves(
+                bn.simulate(one_axis(0.4, 0.4), KEY, num_agents=8, num_steps=t)
+            )
+        )
+        for t in (10, 1000)
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_shares_have_exact_intervals():
+    result = bn.simulate(two_models(0.7, 0.6, 0), KEY, num_agents=300, num_steps=100)
+    for share in result.shares(0.9).values():
+        want = binomtest(share.count, 300).proportion_ci(0.9, method="exact")
+        assert (share.low, share.high) == (want.low, want.high)
+    assert sum(s.count for s in result.shares().values()) == 300
+    assert "locked on sycophantic: 0." in result.summary(two_models(0.7, 0.6, 0))
+
+
+@pytest.mark.parametrize(
+    ("intended", "want"),
+    [
+        ([0, 1, 0, 1, 1, 1, 1, 1, 1, 1], bn.Outcome.LOCKED),
+        ([0, 0, 0, 0, 0, 0, 1, 1, 0, 1], bn.Outcome.MIXING),
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 1], bn.Outcome.UNDECIDED),
+        ([0, 0, 0, 0, 0, 1, 1, 1, 1, 1], bn.Outcome.UNDECIDED),
+    ],
+    ids=["locked", "mixing", "late", "at half"],
+)
+def test_outcomes(intended, want):
+    """The rule itself, on a policy that plays a script and learns nothing."""
+    script = jnp.asarray(intended)
+
+    class Script(bn.AbstractPolicy):
+        def features(self, payoffs):
+            return payoffs[:, :1]
+
+        def probabilities(self, means, slack):
+            return jnp.stack([means[0] < 0.5, means[0] >= 0.5]).astype(means.dtype)
+
+    from bnjax.learning._agent import Step
+    from bnjax.learning._outcome import outcome_of
+    from bnjax.learning._record import new_tally, tallied
+
+    tally = new_tally(jnp.zeros((2, 2)))
+    for time, action in enumerate(script):
+        action = action.astype(jnp.int32)
+        observation = bn.Observation(action, jnp.array([1.0, 0.0]))
+        step = Step(jnp.int32(time), action, action, action, jnp.zeros(()), observation)
+        tally = tallied(tally, step, len(intended))
+    assert int(outcome_of(tally)) == want
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_agents": 0}, "`num_agents` must be a whole number of at least 1; got 0"),
+        ({"num_agents": -3}, "`num_agents` must be a whole number of at least 1; got -3"),
+        ({"num_steps": 0}, "`num_steps` must be a whole number of at least 1; got 0"),
+        ({"num_steps": -1}, "`num_steps` must be a whole number of at least 1; got -1"),
+        ({"num_steps": 2**25}, "`num_steps` must be at most 16777216 in float32"),
+        ({"log_prior": [0.0] * 3}, r"`log_prior` must have shape \(2,\) = \[models\] or \(5, 2\)"),
+        ({"log_prior": [math.nan, 0.0]}, "`log_prior` must hold finite log-weights or -inf"),
+        ({"log_prior": [-math.inf] * 2}, "`log_prior` must support, for every agent, a model"),
+        ({"policy": "greedy"}, "`policy` must be a bnjax policy"),
+        ({"memory": 10}, "`memory` must be a bnjax memory"),
+        ({"record": "all"}, "`record` must be bn.Trajectory, bn.Running or None"),
+        ({"record": bn.Trajectory(20)}, "`record.every` must be at most the number of steps, 10"),
+        ({"exploration": 1.5}, "`exploration` must be a probability"),
+        ({"tile": 0}, "`tile` must be a whole number of at least 1"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        bn.simulate(two_models(0.7, 0.6, 0), KEY, **{"num_agents": 5, "num_steps": 10, **options})
+
+
+def test_what_would_not_fit_is_refused_with_its_size():
+    with pytest.raises(ValueError, match=r"would take [\d,.]+ GiB"):
+        bn.simulate(
+            one_axis(0.4, 0.4),
+            KEY,
+            num_agents=1_000_000,
+            num_steps=100_000,
+            record=bn.Trajectory(1, beliefs=True),
+        )
+    check_fits([jax.ShapeDtypeStruct((8, 4), jnp.float32)], 1000)
+
+
+def test_bad_records():
+    with pytest.raises(ValueError, match="`every` must be a whole number of at least 1"):
+        bn.Trajectory(0)
+    with pytest.raises(ValueError, match="`update` must be a function"):
+        bn.Running(lambda agent: 0, 3)
+    with pytest.raises(ValueError, match="`level` must lie inside"):
+        bn.simulate(bn.scenarios.coin(), KEY, num_agents=2, num_steps=2).shares(1.0)
