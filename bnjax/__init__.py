@@ -1,7 +1,8 @@
 """bnjax: what an agent ends up doing when it learns with a wrong model of its world.
 
-Exact Berk-Nash equilibria and rationalizable sets of misspecified learning problems, as pure
-functions of pytrees: one problem, or a million under `jax.vmap`.
+Exact Berk-Nash equilibria and rationalizable sets of misspecified learning problems, and
+populations that learn in them, as pure functions of pytrees: one problem, or a million under
+`jax.vmap`.
 """
 
 import importlib
@@ -28,6 +29,10 @@ from .equilibrium import rationalizable as rationalizable
 from .family import Family as Family
 from .learning import Agent as Agent
 from .learning import AgentState as AgentState
+from .learning import Basins as Basins
+from .learning import BestFitDynamics as BestFitDynamics
+from .learning import MeanField as MeanField
+from .learning import Motion as Motion
 from .learning import Outcome as Outcome
 from .learning import Running as Running
 from .learning import Share as Share
@@ -35,6 +40,9 @@ from .learning import Simulation as Simulation
 from .learning import Snapshot as Snapshot
 from .learning import Step as Step
 from .learning import Trajectory as Trajectory
+from .learning import basins as basins
+from .learning import best_fit_dynamics as best_fit_dynamics
+from .learning import mean_field as mean_field
 from .learning import simulate as simulate
 from .problem import FamilyProblem as FamilyProblem
 from .problem import GaussianProblem as GaussianProblem
@@ -54,6 +62,8 @@ __all__ = [
     "AbstractPolicy",
     "Agent",
     "AgentState",
+    "Basins",
+    "BestFitDynamics",
     "BestResponse",
     "Certainty",
     "Certificate",
@@ -64,6 +74,8 @@ __all__ = [
     "FamilyProblem",
     "GaussianProblem",
     "Logit",
+    "MeanField",
+    "Motion",
     "Observation",
     "Outcome",
     "PerfectMemory",
@@ -81,8 +93,11 @@ __all__ = [
     "Trajectory",
     "WindowMemory",
     "Witness",
+    "basins",
+    "best_fit_dynamics",
     "certify",
     "equilibria",
+    "mean_field",
     "phase",
     "phase_diagram",
     "plot",

@@ -1,4 +1,4 @@
-"""The ``bnjax`` command: what scenarios there are, what one of them does, and phase diagrams.
+"""The ``bnjax`` command: scenarios, what one of them leads to, phase diagrams, populations.
 
 Process-wide settings of JAX (precision, CPU devices, compilation cache) are made here and
 nowhere else in the library. Every error is one line on stderr, with exit status 2.
@@ -14,6 +14,7 @@ import click
 from .. import __version__
 from ._diagram import draw_phase_diagram
 from ._scenarios import list_scenarios
+from ._simulate import simulate_scenario
 from ._solve import solve
 
 
@@ -45,3 +46,4 @@ def main() -> None:
 main.add_command(list_scenarios)
 main.add_command(solve)
 main.add_command(draw_phase_diagram)
+main.add_command(simulate_scenario)

@@ -8,6 +8,7 @@ import inspect
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .. import Phase, scenarios
@@ -141,6 +143,34 @@ def settings(x64: bool) -> Iterator[None]:
             jax.config.update(name, value)
         if collects:
             gc.enable()
+
+
+@contextlib.contextmanager
+def progress_bar(things: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress on stderr: compiling until the first things are there, then a bar."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}")
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet
+    ) as bar:
+        task = bar.add_task("compiling", total=None, count="")
+
+        def report(done: int, total: int) -> None:
+            count = f"{done:,} of {total:,} {things}"
+            bar.update(task, description="solving", total=total, completed=done, count=count)
+
+        yield report
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside the target and move it there, so that nobody ever sees half of it."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bnjax-") as folder:
+        new, old = Path(folder) / path.name, Path(folder) / "old"
+        write(new)
+        if path.is_dir():  # only a file can be replaced by a rename
+            path.rename(old)
+        new.replace(path)
 
 
 # Text and tables.

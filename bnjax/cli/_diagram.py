@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from .. import Phase, phase_diagram
@@ -29,8 +25,10 @@ from ._common import (
     new_console,
     new_table,
     number_text,
+    progress_bar,
     read_float,
     settings,
+    write_atomically,
 )
 
 if TYPE_CHECKING:
@@ -118,7 +116,7 @@ def draw_phase_diagram(
     with settings(x64):
         if actions_of(make)[1] is None:
             raise click.UsageError(f"{scenario} has no phases: it calls none of its actions safe")
-        with _progress() as report:
+        with progress_bar("cells") as report:
             diagram = phase_diagram(
                 make, axes, exploration=exploration, fixed=fixed, progress=report
             )
@@ -126,8 +124,8 @@ def draw_phase_diagram(
         figure = _figure(diagram, boundaries, about)
         warning = _why_invalid(make, diagram, fixed)
     out.mkdir(parents=True, exist_ok=True)
-    _write(data, lambda path: _save(diagram, path, kind))
-    _write(picture, lambda path: figure.savefig(path, dpi=200))
+    write_atomically(data, lambda path: _save(diagram, path, kind))
+    write_atomically(picture, lambda path: figure.savefig(path, dpi=200))
     _print_diagram(diagram, exploration, warning, (data, picture))
 
 
@@ -175,24 +173,6 @@ def _axis(text: str) -> tuple[str, np.ndarray]:
     return name, np.linspace(low, high, int(parts[2]))
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Progress on stderr: compiling until the first cells are there, then a bar."""
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}")
-    console = Console(stderr=True)
-    quiet = not console.is_terminal
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet
-    ) as bar:
-        task = bar.add_task("compiling", total=None, cells="")
-
-        def report(done: int, total: int) -> None:
-            cells = f"{done:,} of {total:,} cells"
-            bar.update(task, description="solving", total=total, completed=done, cells=cells)
-
-        yield report
-
-
 def _settings_of(diagram: xr.Dataset, exploration: float) -> str:
     """What is not an axis."""
     values = json.loads(diagram.attrs["fixed"])
@@ -217,16 +197,6 @@ def _save(diagram: xr.Dataset, path: Path, kind: str) -> None:
         diagram.to_netcdf(path, engine="netcdf4")
     else:
         diagram.to_zarr(path, mode="w", zarr_format=2)
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the target and move it there, so that nobody ever sees half of it."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bnjax-") as folder:
-        new, old = Path(folder) / path.name, Path(folder) / "old"
-        write(new)
-        if path.is_dir():  # only a file can be replaced by a rename
-            path.rename(old)
-        new.replace(path)
 
 
 def _why_invalid(

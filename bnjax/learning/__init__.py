@@ -3,6 +3,13 @@
 from ._agent import Agent as Agent
 from ._agent import AgentState as AgentState
 from ._agent import Step as Step
+from ._basins import Basins as Basins
+from ._basins import basins as basins
+from ._best_fit import BestFitDynamics as BestFitDynamics
+from ._best_fit import best_fit_dynamics as best_fit_dynamics
+from ._mean_field import mean_field as mean_field
+from ._mean_field_result import MeanField as MeanField
+from ._mean_field_result import Motion as Motion
 from ._outcome import Outcome as Outcome
 from ._outcome import Share as Share
 from ._record import Running as Running

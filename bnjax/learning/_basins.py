@@ -119,9 +119,8 @@ def basins(
     Examples
     --------
     >>> import bnjax as bn
-    >>> from bnjax.learning._basins import basins
     >>> problem = bn.scenarios.sycophancy(p_sycophantic=0.7, p_honest=0.6)
-    >>> print(basins(problem, [[0.2, 0.8], [0.3, 0.7], [0.4, 0.6]]).summary(problem))
+    >>> print(bn.basins(problem, [[0.2, 0.8], [0.3, 0.7], [0.4, 0.6]]).summary(problem))
     2 of 3: pure: honest (stable; best fit 0.4)
     0 of 3: mixed: sycophantic 0.333333, honest 0.666667 (unstable; best fit 0.5)
     1 of 3: pure: sycophantic (stable; best fit 0.7)

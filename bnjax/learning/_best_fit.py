@@ -236,9 +236,8 @@ def best_fit_dynamics(
     Examples
     --------
     >>> import bnjax as bn
-    >>> from bnjax.learning._best_fit import best_fit_dynamics
     >>> problem = bn.scenarios.sycophancy(p_sycophantic=0.3, p_honest=0.2)
-    >>> print(best_fit_dynamics(problem).summary(problem))
+    >>> print(bn.best_fit_dynamics(problem).summary(problem))
     sycophantic -> honest -> sycophantic (cycle of 2)
     sycophantic: believes 0.3 and replies honest
     honest: believes 0.8 and replies sycophantic

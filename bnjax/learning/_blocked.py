@@ -110,6 +110,7 @@ def run_blocked(
     dtype = agent.likelihood.log_ratio.dtype
     prior = log_prior[:, None] if log_prior.ndim == 1 else log_prior.T
     table = _table(agent)
+    assert isinstance(agent.problem.consequence, Categorical)  # as `can_run_blocked` saw to
     probs = agent.problem.consequence.probs
     exploration = agent.trembles()
     probabilities = jax.vmap(agent.policy.probabilities, in_axes=(-1, -1), out_axes=-1)
@@ -228,7 +229,7 @@ def run_blocked(
         def look(lanes: _Lanes) -> object:
             evidence = by_agent(lanes.counts)
             log = log_belief(lanes.counts)[0].T
-            mapped = jax.vmap(lambda *args: snapshot(agent, *args, record))
+            mapped = jax.vmap(lambda log, seen, last: snapshot(agent, log, seen, last, record))
             return mapped(log, evidence, lanes.intended)
 
         at = np.asarray(places[2:], np.int32)

@@ -102,9 +102,8 @@ def mean_field(
     Examples
     --------
     >>> import bnjax as bn
-    >>> from bnjax.learning._mean_field import mean_field
     >>> problem = bn.scenarios.sycophancy(p_sycophantic=0.3, p_honest=0.2)
-    >>> print(mean_field(problem, [0.9, 0.1], duration=2.0).summary(problem))
+    >>> print(bn.mean_field(problem, [0.9, 0.1], duration=2.0).summary(problem))
     start: sycophantic 0.9, honest 0.1
     last change of direction: time 0.405465
     time 2: sycophantic 0.6, honest 0.4 (held between best replies)

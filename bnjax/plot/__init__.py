@@ -1,4 +1,4 @@
-"""Figures, with matplotlib: phase diagrams, equilibrium branches, divergences, best fits.
+"""Figures, with matplotlib: phase diagrams, equilibrium branches, best fits, populations.
 
 Every function builds a `matplotlib.figure.Figure` of its own, at the width of a journal's
 column, or draws into the axes it is given, and returns the figure; neither `pyplot` nor
@@ -10,6 +10,7 @@ from ._best_fits import best_fit_curve as best_fit_curve
 from ._branches import bifurcation as bifurcation
 from ._diagram import phase_diagram as phase_diagram
 from ._divergences import divergences as divergences
+from ._learning import learning as learning
 from ._style import COLUMN as COLUMN
 from ._style import PAGE as PAGE
 from ._style import PHASE_STYLES as PHASE_STYLES
@@ -23,5 +24,6 @@ __all__ = [
     "best_fit_curve",
     "bifurcation",
     "divergences",
+    "learning",
     "phase_diagram",
 ]
