@@ -312,3 +312,63 @@ def test_help():
     assert "JAX_COMPILATION_CACHE_DIR" in text
     assert "every processor core" in text
     assert bn.__version__ in succeed("--version")
+
+
+# bnjax simulate
+
+
+FEW = ["coin", "--agents", 300, "--steps", 40]
+
+
+def test_simulate_writes_what_it_prints(tmp_path):
+    out = tmp_path / "out"
+    text = succeed("simulate", "deception", "p_detect=0.9", "--grid", 9, *FEW[1:], "--out", out)
+    report = json.loads((out / "simulation.json").read_text())
+    assert report["scenario"] == "deception"
+    assert report["parameters"]["p_detect"] == 0.9
+    assert report["models"] == 9
+    outcomes = report["outcomes"]
+    assert sum(row["agents"] for row in outcomes.values()) == 300
+    for name, row in outcomes.items():
+        assert row["low"] <= row["share"] <= row["high"]
+        assert (f"{row['share']:.4f}" in text and name in text) == (row["agents"] > 0)
+    # Who complies learns nothing, and everybody has found out by then that deceiving is detected.
+    assert outcomes["locked on comply"]["share"] > 0.9
+    counts = report["trajectory"]["action_counts"]
+    steps = np.asarray(report["trajectory"]["step"])
+    np.testing.assert_array_equal(np.add(counts["deceive"], counts["comply"]), 300 * steps)
+    assert (out / "simulation.png").read_bytes().startswith(b"\x89PNG")
+    again = fail("simulate", "deception", "p_detect=0.9", "--out", out)
+    assert "exists; pass --force" in again
+
+
+def test_simulate_prints_json_and_takes_a_seed():
+    options = ["--policy", "thompson", "--memory", "window", "--length", 3, "--exploration", 0.1]
+    found = [
+        json.loads(succeed("simulate", *FEW, *options, "--seed", seed, "--json"))
+        for seed in (1, 1, 2)
+    ]
+    assert found[0] == found[1]
+    assert found[0]["mean_payoff"] != found[2]["mean_payoff"]
+    assert found[0]["options"]["length"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--agents", 0], "`--agents` must be at least 1; got 0"),
+        (["--steps", -1], "`--steps` must be at least 1; got -1"),
+        (["--policy", "logit"], "`--policy logit` needs `--temperature`"),
+        (["--policy", "logit", "--temperature", 0], "`temperature` must be a positive number"),
+        (["--temperature", 1], "`--temperature` is for --policy logit"),
+        (["--memory", "window"], "`--memory window` needs `--length`"),
+        (["--memory", "window", "--length", 0], "`length` must be a whole number of at least 1"),
+        (["--memory", "discounted", "--rate", 1], "`rate` must lie inside (0, 1)"),
+        (["--epsilon", 0.1], "`--epsilon` is for --policy epsilon-greedy"),
+        (["--grid", 5], "`--grid` is for a continuum"),
+        (["--policy", "greedy"], "'greedy' is not one of"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_simulate_refuses(arguments, message):
+    assert message in fail("simulate", *FEW, *arguments)

@@ -709,3 +709,34 @@ def test_best_fits_in_two_dimensions():
         (dot,) = [line for line in panel.lines if line.get_marker() == "o"]
         np.testing.assert_allclose(dot.get_xydata(), [[35 / 36, fit]], rtol=1e-3)
     assert_readable(figure)
+
+
+# Populations
+
+
+def test_learning_shows_play_and_beliefs():
+    problem = bn.scenarios.sycophancy(0.3, 0.4)
+    result = bn.simulate(
+        problem,
+        jax.random.key(0),
+        num_agents=50,
+        num_steps=60,
+        record=bn.Trajectory(10),
+        tile=64,
+    )
+    figure = bn.plot.learning(result, problem, title="a population")
+    assert_readable(figure)
+    play, belief = figure.axes
+    shares = np.stack([line.get_ydata() for line in play.lines[:2]])
+    np.testing.assert_allclose(shares.sum(0), 1)
+    total = np.asarray(result.trajectory.action_counts).sum(0)
+    np.testing.assert_allclose(shares[0, 0], total[0, 0] / total[0].sum())
+    np.testing.assert_allclose(
+        shares[0, 3], (total[3, 0] - total[2, 0]) / (total[3] - total[2]).sum()
+    )
+    np.testing.assert_allclose(belief.lines[7].get_ydata(), result.trajectory.mean_theta[7, :, 0])
+    assert legend_of(figure)[:3] == ["sycophantic", "honest", "40 of the agents"]
+    with pytest.raises(ValueError, match="must have a trajectory"):
+        bn.plot.learning(
+            bn.simulate(problem, jax.random.key(0), num_agents=2, num_steps=2, tile=64), problem
+        )
