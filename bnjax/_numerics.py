@@ -7,6 +7,7 @@ actions or three consequences one element at a time. What is short is therefore 
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -106,6 +107,26 @@ def inverse_cdf(
 
     Never an outcome of probability zero, however the sums are rounded.
     """
-    passed = jnp.cumsum(probs, axis=0) <= number * probs.sum(0)
-    last = probs.shape[0] - 1 - jnp.argmax(probs[::-1] > 0, axis=0)
-    return jnp.minimum(passed.sum(0), last).astype(jnp.int32)
+    num = probs.shape[0]
+    if num > _FEW:
+        passed = jnp.cumsum(probs, axis=0) <= number * probs.sum(0)
+        last = num - 1 - jnp.argmax(probs[::-1] > 0, axis=0)
+        return jnp.minimum(passed.sum(0), last).astype(jnp.int32)
+    cumulated = list(itertools.accumulate(probs, operator.add))
+    target = number * cumulated[-1]
+    index, last = (jnp.zeros(target.shape, jnp.int32) for _ in range(2))
+    for outcome in range(num):
+        index = index + (cumulated[outcome] <= target).astype(jnp.int32)
+        last = jnp.where(probs[outcome] > 0, outcome, last)
+    return jnp.minimum(index, last)
+
+
+def step_below(number: Float[Array, "*batch"], num: int) -> Int[Array, "*batch"]:
+    """Largest of 0, ..., ``num - 1`` that is at most a number >= 0.
+
+    Counted by comparisons where there are few: a conversion minds NaN and overflow, slowly.
+    """
+    if num > _FEW:
+        return jnp.minimum(jnp.floor(number), num - 1).astype(jnp.int32)
+    none = jnp.zeros(number.shape, jnp.int32)
+    return sum(((number >= k).astype(jnp.int32) for k in range(1, num)), none)

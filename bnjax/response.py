@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ._check import as_float, is_concrete
-from ._numerics import inverse_cdf
+from ._numerics import inverse_cdf, step_below, sum_last
 
 
 class AbstractPolicy(eqx.Module):
@@ -115,18 +115,26 @@ class BestResponse(AbstractPolicy):
         gain, size = means[:half], means[half:]
         if half == 0:
             return jnp.ones(1, means.dtype)
-        if half == 1:  # two actions, of which the second is given
-            gain, size = jnp.stack([-gain[0], gain[0]]), jnp.stack([size[0], size[0]])
-        best = jnp.argmax(gain, axis=0)
-        is_best = jnp.arange(gain.shape[0]) == best
-        margin = size + jnp.sum(jnp.where(is_best, size, 0.0))
-        tied = is_best | (gain.max(0) - gain <= (self._tolerance(gain.dtype) + slack) * margin)
+        tolerance = self._tolerance(gain.dtype) + slack
+        if half == 1:
+            return self._of_two(gain[0], jnp.abs(gain[0]) <= tolerance * size[0])
+        best = jnp.argmax(gain)
+        tied = gain.max() - gain <= tolerance * (size + size[best])
+        # The best one ties with itself, whatever is not a number.
+        tied = tied | (jnp.arange(half, dtype=best.dtype) == best)
         if self.ties == "uniform":
             share = tied.astype(gain.dtype)
-            return share / share.sum()
-        order = jnp.cumsum(tied if self.ties == "first" else tied[::-1])
-        one = order == 1 if self.ties == "first" else (order == 1)[::-1]
-        return (one & tied).astype(gain.dtype)
+            return share / sum_last(share)
+        order = tied if self.ties == "first" else tied[::-1]
+        one = jnp.arange(half, dtype=best.dtype) == jnp.argmax(order)
+        return (one if self.ties == "first" else one[::-1]).astype(gain.dtype)
+
+    def _of_two(self, gain: Float[Array, ""], tied: Bool[Array, ""]) -> Float[Array, "2"]:
+        """The same, element by element: for two actions it is half of a simulator's work."""
+        second = (gain > 0).astype(gain.dtype)
+        share = {"first": 0.0, "last": 1.0, "uniform": 0.5}[self.ties]
+        second = jnp.where(tied, share, second)
+        return jnp.stack([1 - second, second])
 
 
 class EpsilonGreedy(AbstractPolicy):
@@ -264,15 +272,20 @@ def choose(
     any action with equal probability. What was intended is drawn in either part.
     """
     num = probabilities.shape[0]
-    trembles = number >= 1 - exploration
-    part = jnp.where(trembles, exploration, 1 - exploration)
-    within = jnp.where(trembles, number - (1 - exploration), number)
-    within = jnp.where(part > 0, within / jnp.where(part > 0, part, 1.0), 0.0)
+    steady = 1 - exploration
+    trembles = number >= steady
+    # Neither part is empty where it is used; reciprocals, because they are the same for all.
+    scale = jnp.where(
+        trembles,
+        1 / jnp.where(exploration > 0, exploration, 1.0),
+        1 / jnp.where(steady > 0, steady, 1.0),
+    )
+    within = jnp.where(trembles, number - steady, number) * scale
     # In the part that trembles, A equal pieces are the actions; inside a piece the rest is free.
-    scaled = within * num
-    any_action = jnp.minimum(jnp.floor(scaled), num - 1)
-    intended = inverse_cdf(probabilities, jnp.where(trembles, scaled - any_action, within))
-    return intended, jnp.where(trembles, any_action.astype(jnp.int32), intended)
+    piece = step_below(within * num, num)
+    rest = within * num - piece.astype(within.dtype)
+    intended = inverse_cdf(probabilities, jnp.where(trembles, rest, within))
+    return intended, jnp.where(trembles, piece, intended)
 
 
 def check_policy(policy: Any) -> None:
