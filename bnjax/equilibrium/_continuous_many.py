@@ -152,7 +152,8 @@ def _open_ended(continuum: Continuum, action: int, slack: Array) -> _Pure:
     """One action, played alone, that leaves a set of best fits: beliefs may mix over it."""
     problem, family = continuum.problem, continuum.problem.family
     num_actions = problem.num_actions
-    known = np.asarray(family.identifies(action))
+    identified = family.identifies(action)
+    known = np.asarray(identified)
     point = continuum.best_fit_alone(action)
 
     def lead(payoffs):
@@ -160,7 +161,7 @@ def _open_ended(continuum: Continuum, action: int, slack: Array) -> _Pure:
         return payoffs[action] - rivals.max() if num_actions > 1 else payoffs[0]
 
     # Where the action does best by comparison, and the nodes of the set.
-    _, most = continuum.extremes(point, tuple(~known), lead, action)
+    _, most = continuum.extremes(point, tuple(not x for x in identified), lead, action)
     _, which = np.unique(np.where(known, 0.0, family.unit_nodes()), axis=0, return_index=True)
     nodes = jnp.where(known, point, continuum.nodes[which])
     points = jnp.concatenate([most[None], nodes])
