@@ -138,8 +138,10 @@ def test_relaxation_knows_pure_equilibria_as_rationals_do(kind, x64):
         arrays = random_problem(seed, drawn, num_actions=3, num_models=6, num_consequences=2)
         if kind == "doubt":  # nothing is learned from action 0, and the others are opposites
             arrays["model_probs"][:, 0] = arrays["probs"][0]
+            rate = np.random.default_rng(seed).choice([0.1, 0.3, 0.7, 0.9], size=6)
+            arrays["model_probs"][:, 1] = np.stack([1 - rate, rate], -1)
             arrays["model_probs"][:, 2] = arrays["model_probs"][:, 1, ::-1]
-            arrays["payoff"] = np.array([[0.55, 0.55], [0, 1], [0, 1]])
+            arrays["payoff"] = np.array([[0.61, 0.61], [0, 1], [0, 1]])
         problem = bn.Problem(**arrays)
         found = solve(problem.reduced_form(), problem.theta)
         plain = random_problems.reduced_form(arrays)
