@@ -46,8 +46,14 @@ class Family(eqx.Module):
     unique_best_fit : a promise that, whatever is played, the best fit is unique in the
         identified coordinates and that, for two actions, the payoff difference at the best
         fit changes sign at most once between neighbouring points of the solver's grid over
-        play (always so for D = 1 and a payoff difference monotone in theta). Only then does
-        the solver claim that it found every equilibrium.
+        play (always so for D = 1 and a payoff difference monotone in theta), and that, for
+        more than two, the difference between the payoffs of any two actions is monotone in
+        each coordinate between neighbouring points of the grid `nodes` (always so for
+        differences monotone in each coordinate). Only then does the solver claim that it found
+        every equilibrium, and that it knows between the nodes which action is better: without
+        the promise, and with more than four parameters, no action is ever excluded from the
+        rationalizable set of more than two. A promise that is broken can make answers wrong;
+        where slopes at the nodes show it, nothing is excluded on its strength.
     parameter_names : names for reports.
     """
 
@@ -109,6 +115,11 @@ class Family(eqx.Module):
         """Whether the box holds coordinates of the family rather than theta itself."""
         return hasattr(self.function, "chart")
 
+    @property
+    def has_grid(self) -> bool:
+        """Whether the nodes form an even grid, so that they have neighbours."""
+        return self.dimension <= max(_NODES_PER_DIMENSION)
+
     def identifies_jointly(self) -> tuple[bool, ...]:
         """Which coordinates are identified when every action is played.
 
@@ -127,7 +138,7 @@ class Family(eqx.Module):
         """Nodes [G, D] in the unit box: an even grid, bounds included, or a spread-out set."""
         if num is not None and num < 2:
             raise ValueError(f"`num` must be at least 2 points a coordinate; got {num}.")
-        if num is None and self.dimension > max(_NODES_PER_DIMENSION):
+        if num is None and not self.has_grid:
             return _kronecker_sequence(_NODES_IN_HIGH_DIMENSION, self.dimension)
         num = _NODES_PER_DIMENSION[self.dimension] if num is None else num
         axis = np.linspace(0.0, 1.0, num)

@@ -15,7 +15,9 @@ class Certainty(enum.IntEnum):
     Attributes
     ----------
     OUT
-        Excluded: no belief that can survive justifies the action.
+        Excluded: no belief that can survive justifies the action. For a continuum of models and
+        more than two actions this holds if the family keeps its promise
+        (`Family.unique_best_fit`), without which no action is OUT.
     IN
         Rationalizable: the action has a verified witness that plays only actions which have
         witnesses of the same kind.
@@ -45,7 +47,8 @@ class Phase(enum.IntEnum):
         The pure equilibria are of one kind only, but the other kind is rationalizable: the
         theory does not exclude it, which is not to say that it will happen.
     UNDECIDED
-        The solver could not tell (more than two actions); `certify` may.
+        The solver could not tell what is rationalizable or which pure strategies are equilibria
+        (more than two actions); `certify` may know the former.
     INVALID
         The numbers make no sense (a probability outside [0, 1], say), or no model
         survives what happens.

@@ -1,25 +1,34 @@
 """A continuous family and any number of actions but two: verified equilibria and bounds.
 
-Pure equilibria follow from polished best fits. With one parameter, an equilibrium on two
-actions sits where the optimal action changes along theta, and the first-order condition of
-the best fit, linear in play, gives its probabilities. The rationalizable set is bounded by
-dominance. With one parameter and a unique best fit, theta* of any mixture lies between the
-theta* of the actions that it mixes (along an edge, theta* is monotone, because the first-order
-condition can be solved for the mixing probability), so an interval is all that can be believed.
-Otherwise the nodes of the grid stand for their surroundings, by first-order margins.
+Pure equilibria follow from polished best fits; where a pure strategy leaves a set of best fits,
+from beliefs over the nodes of that set. With one parameter, an equilibrium on two actions sits
+where the optimal action changes along theta, and the first-order condition of the best fit,
+linear in play, gives its probabilities.
+
+The rationalizable set is bounded by dominance, and nothing that is evaluated at nodes says what
+happens between them. So an action is excluded only under what `Family.unique_best_fit` promises:
+payoff differences are monotone between nodes, so that they are largest and smallest at nodes.
+With one parameter and a unique best fit, theta* of any mixture then lies between the theta* of
+the actions that it mixes: the set of plays with a given best fit is convex, so that theta* is
+monotone along every segment, and a mixture lies on a segment from one of its actions to a mixture
+of the others. So an interval is all that can be believed. Otherwise anything in the box can be.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ..problem import FamilyProblem, ReducedForm
+from ..problem import FamilyProblem
 from ._codes import Stability
 from ._continuum import Continuum
-from ._relaxation import bounds, excluded_by_dominance, self_justified
+from ._relaxation import bounds, self_justified
 from ._results import Equilibria, Rationalizable
+from ._supporting_belief import supporting_belief
 from ._tolerance import Tolerance
 
 # Points along theta at which the optimal action is looked at, at least, and for each action.
@@ -46,84 +55,136 @@ def solve_continuous_many(
     num_actions = problem.num_actions
     slack = tolerance.payoff * continuum.payoff_range
     eye = jnp.eye(num_actions, dtype=continuum.lower.dtype)
-    fit, theta, payoffs = _pure_best_fits(continuum, eye)
-    replies = payoffs >= payoffs.max(-1, keepdims=True) - slack  # [played, reply]
-    pure = jnp.diagonal(replies)
-    margin = payoffs - jnp.where(eye > 0, -jnp.inf, payoffs).max(-1, keepdims=True)
-    strict = jnp.diagonal(margin) > slack
-    strategy, atoms, expected, valid = eye, theta, payoffs, pure
+    fit = jax.vmap(continuum.best_fit)(eye)
+    pure = _pure(continuum, fit, slack)
+    strategy, atoms, weight = eye, pure.atoms, pure.weight
+    expected, valid = pure.expected, pure.holds
     if problem.family.dimension == 1 and num_actions > 1 and not problem.family.has_charts:
-        mixed = _mixed_on_pairs(continuum, slack, tolerance)
-        parts = zip((strategy, atoms, expected, valid), mixed, strict=True)
-        strategy, atoms, expected, valid = (jnp.concatenate(part) for part in parts)
+        play, theta, payoffs, real = _mixed_on_pairs(continuum, slack, tolerance)
+        strategy, valid = jnp.concatenate([eye, play]), jnp.concatenate([valid, real])
+        expected = jnp.concatenate([expected, payoffs])
+        same = jnp.repeat(theta[:, None], num_actions, axis=1)
+        one = jnp.zeros(play.shape, weight.dtype).at[:, 0].set(1)
+        atoms, weight = jnp.concatenate([atoms, same]), jnp.concatenate([weight, one])
     optimal = (expected >= expected.max(-1, keepdims=True) - slack) & valid[:, None]
     inside = self_justified(
-        jnp.concatenate([eye > 0, strategy > 0]), jnp.concatenate([replies, optimal])
+        jnp.concatenate([eye > 0, strategy > 0]), jnp.concatenate([pure.teaches, optimal])
     )
-    excluded = _excluded(continuum, fit, tolerance, slack)
+    excluded = _excluded(continuum, fit, slack)
 
     order = jnp.argsort(~valid, stable=True)[:max_equilibria]
-    strategy, atoms, valid = strategy[order], atoms[order], valid[order]
+    strategy, valid, atoms, weight = strategy[order], valid[order], atoms[order], weight[order]
     is_pure = valid & (strategy.max(-1) >= 1)
+    action = strategy.argmax(-1)
     loss = expected[order].max(-1) - jnp.where(strategy > 0, expected[order], jnp.inf).min(-1)
     width = jnp.where(continuum.payoff_range > 0, continuum.payoff_range, 1.0)
-    stable = strict[strategy.argmax(-1)] & is_pure & problem.family.unique_best_fit
+    stability = jnp.where(pure.stable, int(Stability.STABLE), int(Stability.UNKNOWN))
     uninformative = jnp.asarray([not any(problem.family.identifies(a)) for a in range(num_actions)])
-    weight = jnp.zeros((len(order), num_actions), strategy.dtype).at[:, 0].set(1.0)
     found = Equilibria(
         strategy=strategy,
         strategy_end=strategy,
         realised=(1 - exploration) * strategy + exploration / num_actions,
         belief=None,
-        atoms=jnp.repeat(atoms[:, None], num_actions, axis=1),
+        atoms=atoms,
         atom_weight=weight,
-        best_fit=atoms,
+        best_fit=jnp.sum(atoms * weight[..., None], 1),
         others_fit=valid & jax.vmap(continuum.others_fit)(strategy, is_pure),
         is_pure=is_pure,
-        stability=jnp.where(stable, int(Stability.STABLE), int(Stability.UNKNOWN)),
-        absorbing=is_pure & uninformative[strategy.argmax(-1)] & (exploration == 0),
+        stability=jnp.where(is_pure, stability[action], int(Stability.UNKNOWN)),
+        absorbing=is_pure & uninformative[action] & (exploration == 0),
         residual=jnp.where(valid, loss / width, 0.0),
         valid=valid,
-        pure=pure,
+        pure=pure.holds,
         complete=jnp.zeros((), bool),
         tol_fit=tolerance.fit,
         tol_payoff=tolerance.payoff,
+        pure_undecided=~pure.holds & ~pure.fails,
     )
     return found, bounds(inside, excluded, tolerance)
 
 
-def _pure_best_fits(continuum: Continuum, eye: Array) -> tuple[Array, Array, Array]:
-    """Box point, theta and payoffs of the best fit to each pure strategy, [A, ...]."""
-    problem = continuum.problem
-    family = problem.family
-    trembling = jax.vmap(continuum.best_fit)(eye)
-    theta = jax.vmap(family.theta)(trembling)
-    payoffs = jax.vmap(problem.payoffs)(trembling)
-    if family.identified is None:
-        return trembling, theta, payoffs
-    # What pure play leaves open is settled in favour of the action that is played.
-    alone = [_favourable(continuum, action) for action in range(problem.num_actions)]
-    explores = continuum.exploration > 0
-    alone_theta, alone_payoffs = (jnp.stack(part) for part in zip(*alone, strict=True))
-    return (
-        trembling,
-        jnp.where(explores, theta, alone_theta),
-        jnp.where(explores, payoffs, alone_payoffs),
+class _Pure(NamedTuple):
+    """What is known of each pure strategy, [A, ...]."""
+
+    atoms: Array  # [A, A, D] parameters believed
+    weight: Array  # [A, A] and their probabilities
+    expected: Array  # [A, A] payoffs under that belief
+    teaches: Array  # [played, reply] what is optimal according to one of the best fits
+    holds: Array  # [A] shown to be an equilibrium
+    fails: Array  # [A] shown to be none
+    stable: Array  # [A]
+
+
+def _pure(continuum: Continuum, fit: Array, slack: Array) -> _Pure:
+    """Judge pure strategies by their best fits, which are sets where something is left open."""
+    problem, family = continuum.problem, continuum.problem.family
+    num_actions = problem.num_actions
+    promised = family.unique_best_fit
+    theta = jax.vmap(family.theta)(fit)
+    payoffs = jax.vmap(problem.payoffs)(fit)
+    eye = jnp.eye(num_actions, dtype=bool)
+    optimal = payoffs >= payoffs.max(-1, keepdims=True) - slack
+    lead = payoffs - jnp.where(eye, -jnp.inf, payoffs).max(-1, keepdims=True)
+    refuted = jax.vmap(problem.divergence)(fit)[1].any(-1)  # by some tremble
+    settled = promised and not any(continuum.never_identified)
+    unique = _Pure(
+        atoms=jnp.repeat(theta[:, None], num_actions, axis=1),
+        weight=jnp.zeros(payoffs.shape, payoffs.dtype).at[:, 0].set(1),
+        expected=payoffs,
+        teaches=optimal,
+        holds=jnp.diagonal(optimal),
+        fails=~jnp.diagonal(optimal) & settled,
+        stable=(jnp.diagonal(lead) > slack) & ~refuted & settled,
     )
+    explores = continuum.exploration > 0
+
+    def row(action: int) -> _Pure:
+        alone = jax.tree.map(lambda x: x[action], unique)
+        if not continuum.leaves_open[action]:
+            return alone
+        several = _open_ended(continuum, action, slack)
+        return jax.tree.map(lambda one, many: jnp.where(explores, one, many), alone, several)
+
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *map(row, range(num_actions)))
 
 
-def _favourable(continuum: Continuum, action: int) -> tuple[Array, Array]:
-    """Theta and payoffs where, among the best fits to an action, it does best by comparison."""
-    problem = continuum.problem
-    unidentified = tuple(not known for known in problem.family.identifies(action))
+def _open_ended(continuum: Continuum, action: int, slack: Array) -> _Pure:
+    """One action, played alone, that leaves a set of best fits: beliefs may mix over it."""
+    problem, family = continuum.problem, continuum.problem.family
+    num_actions = problem.num_actions
+    identified = family.identifies(action)
+    known = np.asarray(identified)
     point = continuum.best_fit_alone(action)
 
     def lead(payoffs):
         rivals = payoffs.at[action].set(-jnp.inf)
-        return payoffs[action] - rivals.max() if payoffs.shape[0] > 1 else payoffs[0]
+        return payoffs[action] - rivals.max() if num_actions > 1 else payoffs[0]
 
-    _, most = continuum.extremes(point, unidentified, lead, action)
-    return problem.family.theta(most, action), problem.payoffs(most, action)
+    # Where the action does best by comparison, and the nodes of the set.
+    _, most = continuum.extremes(point, tuple(not x for x in identified), lead, action)
+    _, which = np.unique(np.where(known, 0.0, family.unit_nodes()), axis=0, return_index=True)
+    nodes = jnp.where(known, point, continuum.nodes[which])
+    points = jnp.concatenate([most[None], nodes])
+    payoffs = jax.vmap(lambda x: problem.payoffs(x, action))(points)
+    belief, holds, _ = supporting_belief(payoffs, action, jnp.ones(len(points), bool), slack)
+    weight, at = jax.lax.top_k(belief, min(num_actions, len(points)))
+    pad = num_actions - len(at)
+    atoms = jax.vmap(lambda x: family.theta(x, action))(points[at])
+    fails = jnp.zeros((), bool)
+    if _has_grid(family):
+        turns = _turns_anywhere(lambda x: problem.payoffs(x, action), continuum)[action]
+        rival = payoffs - payoffs[:, action : action + 1] > slack
+        fails = jnp.any(jnp.all(rival, 0) & ~turns)
+    expected = jnp.matmul(belief, payoffs, precision=jax.lax.Precision.HIGHEST)
+    return _Pure(
+        atoms=jnp.pad(atoms, ((0, pad), (0, 0)), mode="edge"),
+        weight=jnp.pad(weight, (0, pad)),
+        expected=expected,
+        teaches=jnp.any(payoffs >= payoffs.max(-1, keepdims=True) - slack, 0),
+        holds=holds,
+        fails=fails,
+        stable=jnp.zeros((), bool),
+    )
 
 
 def _mixed_on_pairs(
@@ -170,45 +231,66 @@ def _mixed_on_pairs(
     return jax.vmap(solve)(at, changes[at])
 
 
-def _excluded(continuum: Continuum, fit: Array, tolerance: Tolerance, slack: Array) -> Array:
+def _has_grid(family) -> bool:
+    """Whether what `Family.unique_best_fit` promises about neighbouring nodes says anything."""
+    return family.unique_best_fit and family.has_grid
+
+
+def _excluded(continuum: Continuum, fit: Array, slack: Array) -> Array:
     """Actions that dominance removes."""
     problem, family = continuum.problem, continuum.problem.family
-    if family.dimension == 1 and family.unique_best_fit and family.identified is None:
+    if not _has_grid(family):
+        return jnp.zeros(problem.num_actions, bool)
+    if family.dimension == 1 and not any(continuum.leaves_open):
         return _excluded_by_interval(continuum, fit, slack)
-    reduced = ReducedForm(
-        continuum.kl,
-        continuum.ruled_out,
-        continuum.payoffs,
-        jnp.ones(len(continuum.nodes), bool),
-    ).explored(continuum.exploration)
-    if family.has_charts or len(continuum.nodes) < 2:
-        spacing = continuum.upper - continuum.lower  # no claim about what lies between
-    else:
-        per_axis = len(continuum.nodes) ** (1 / family.dimension)
-        spacing = (continuum.upper - continuum.lower) / max(round(per_axis) - 1, 1)
-    kl_slope = jax.vmap(jax.jacfwd(lambda x: problem.divergence(x)[0]))(continuum.nodes)
-    fit_margin = jnp.sum(jnp.abs(kl_slope) * spacing, -1)
-    payoff_slope = jax.vmap(jax.jacfwd(problem.payoffs))(continuum.nodes)
-    difference = payoff_slope[:, None] - payoff_slope[:, :, None]
-    payoff_margin = slack + jnp.sum(jnp.abs(difference) * spacing, -1)
-    return excluded_by_dominance(reduced, tolerance, fit_margin, payoff_margin)
+    lead = continuum.payoffs[:, None, :] - continuum.payoffs[:, :, None]  # other minus action
+    everywhere = jnp.all(lead > slack, 0) & ~_turns_anywhere(problem.payoffs, continuum)
+    return everywhere.any(-1)
 
 
 def _excluded_by_interval(continuum: Continuum, fit: Array, slack: Array) -> Array:
     """One identified parameter: what can be believed is an interval."""
     problem = continuum.problem
-    points = jnp.concatenate([fit, continuum.nodes])
-    payoffs = jax.vmap(problem.payoffs)(points)
+    points = jnp.sort(jnp.concatenate([fit, continuum.nodes])[:, 0])
+    payoffs = jax.vmap(problem.payoffs)(points[:, None])
     better = payoffs[:, None, :] - payoffs[:, :, None] > slack  # other better than action
+    slope = jax.vmap(jax.jacfwd(problem.payoffs))(points[:, None])[..., 0]
+    turns = _turns(slope[:-1], slope[1:])
 
     def round_(state):
         remaining, _ = state
         low = jnp.where(remaining, fit[:, 0], jnp.inf).min()
         high = jnp.where(remaining, fit[:, 0], -jnp.inf).max()
-        believed = (points[:, 0] >= low) & (points[:, 0] <= high)
-        dominated = jnp.any(jnp.all(better | ~believed[:, None, None], axis=0), axis=-1)
-        smaller = remaining & ~dominated
+        believed = ((points >= low) & (points <= high))[:, None, None]
+        wins = jnp.all(better | ~believed, axis=0)
+        wins &= jnp.all(~turns | ~(believed[:-1] & believed[1:]), axis=0)
+        smaller = remaining & ~jnp.any(wins, axis=-1)
         return smaller, jnp.any(smaller != remaining)
 
     start = jnp.ones(problem.num_actions, bool), jnp.ones((), bool)
     return ~jax.lax.while_loop(lambda state: state[1], round_, start)[0]
+
+
+def _turns(before: Array, after: Array) -> Array:
+    """Where payoff differences visibly turn between two points, so that no promise holds.
+
+    ``before`` and ``after`` [..., A] are slopes of payoffs; the answer is [..., A, A].
+    """
+    ends = [slope[..., None, :] - slope[..., :, None] for slope in (before, after)]
+    size = jnp.maximum(jnp.max(jnp.abs(before)), jnp.max(jnp.abs(after)))
+    noise = 64 * jnp.finfo(before.dtype).eps * size
+    return ((ends[0] > noise) & (ends[1] < -noise)) | ((ends[0] < -noise) & (ends[1] > noise))
+
+
+def _turns_anywhere(payoffs, continuum: Continuum) -> Array:
+    """Which payoff differences [A, A] visibly turn between neighbouring nodes of the grid."""
+    dimension = continuum.nodes.shape[1]
+    per_axis = round(len(continuum.nodes) ** (1 / dimension))
+    slope = jax.vmap(jax.jacfwd(payoffs))(continuum.nodes)
+    slope = slope.reshape(*[per_axis] * dimension, *slope.shape[1:])
+    found = jnp.zeros((slope.shape[-2], slope.shape[-2]), bool)
+    for axis in range(dimension):
+        before = jax.lax.slice_in_dim(slope[..., axis], 0, per_axis - 1, axis=axis)
+        after = jax.lax.slice_in_dim(slope[..., axis], 1, per_axis, axis=axis)
+        found |= _turns(before, after).any(tuple(range(dimension)))
+    return found

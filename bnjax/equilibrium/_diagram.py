@@ -413,7 +413,7 @@ def _solve_cell(
     found, possible, valid = solve(problem, exploration, max_equilibria, tolerance)
     code = None
     if problem.safe is not None:
-        code = phase_of(problem.safe, found.pure, possible.certainty, valid).astype(jnp.int8)
+        code = phase_of(problem.safe, found, possible.certainty, valid).astype(jnp.int8)
     is_mixed = found.valid & ~found.is_pure
     row, exists = jnp.argmax(is_mixed), is_mixed.any()
     start, end, fit = (

@@ -17,11 +17,11 @@ does, in the interior.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,12 +31,24 @@ from ..problem import ReducedForm
 from ._codes import Certainty
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance
-from ._verify import others_fit, payoff_range, pure_stability, residual, uninformative
+from ._verify import (
+    largest_residual,
+    others_fit,
+    payoff_range,
+    pure_stability,
+    repeats,
+    residual,
+    rounding,
+    uninformative,
+)
 
 # More systems of equations than this are not enumerated.
 MAX_SYSTEMS = 40_000
 # Vertices kept, of each face and of beliefs; more are counted, and then nothing is excluded.
 _MAX_PLAY_VERTICES, _MAX_BELIEF_VERTICES = 96, 768
+# Points at which the same constraints are tight and which are closer than so many times the
+# rounding are one vertex, found by several systems.
+_CLOSE = 16
 
 
 class _Face(NamedTuple):
@@ -80,8 +92,11 @@ def solve_by_enumeration(
     reduced : the problem as it is without exploration.
     theta : [M, D] parameters, for reporting best fits.
     exploration : tremble.
-    max_equilibria : rows of the answer. A segment of equilibria is one row; a continuum of
-        higher dimension is listed by segments between its extreme points.
+    max_equilibria : rows of the answer. A segment of equilibria is one row, and there is one
+        for each belief vertex: where the best fit changes, the next row begins. An end that is
+        no equilibrium itself (with infinite divergences segments can be open) is moved inwards
+        by ``tolerance.play``. A continuum of higher dimension is listed by a segment between two
+        of its extreme points, and then the list is not complete.
     tolerance : what counts as a tie.
     """
     reduced = reduced.explored(exploration)
@@ -97,12 +112,9 @@ def solve_by_enumeration(
     found = _equilibria(
         reduced, theta, exploration, faces, plays, meets, beliefs, max_equilibria, tolerance
     )
-    return eqx.tree_at(lambda e: e.complete, found, found.complete & ~overflow), possible
-
-
-def _resolution(dtype) -> float:
-    """Probabilities below this are zero, and pivots below it, relative to their row."""
-    return 1e-11 if jnp.finfo(dtype).eps < 1e-10 else 2e-6
+    # A vertex that was left out may have been the belief that a pure equilibrium takes.
+    complete, lost = found.complete & ~overflow, overflow & ~found.pure
+    return dataclasses.replace(found, complete=complete, pure_undecided=lost), possible
 
 
 def _solve_systems(matrix: Float[Array, "systems n n"]) -> tuple[Array, Array]:
@@ -139,17 +151,28 @@ def _solve_systems(matrix: Float[Array, "systems n n"]) -> tuple[Array, Array]:
 
 def _compact(
     points: Float[Array, "candidates n"],
+    tight: Bool[Array, "candidates constraints"],
     valid: Bool[Array, " candidates"],
     num: int,
-    close: float,
 ) -> tuple[Array, Array, Array]:
-    """Indices of up to ``num`` different valid points, which of them count, and overflow."""
-    # Along a line in general position equal points become neighbours.
+    """Indices of up to ``num`` different valid points, which of them count, and overflow.
+
+    A vertex is the only point at which its constraints are tight. So points are the same if
+    equally many say so and rounding explains what is left between them, and neighbours that
+    differ in what is tied are never merged, however close they are.
+    """
+    # Sorted by what is tight, and then along a line in general position, equal points become
+    # neighbours.
+    words = np.random.default_rng(0).integers(1, 2**32, tight.shape[1], dtype=np.uint32)
+    label = jnp.where(tight, jnp.asarray(words), jnp.uint32(0)).sum(1, dtype=jnp.uint32)
     line = np.sqrt(np.arange(2, points.shape[1] + 2))
     key = jnp.where(valid, points @ jnp.asarray(line, points.dtype), jnp.inf)
-    order = jnp.argsort(key)
-    ordered, counts = points[order], valid[order]
-    same = jnp.max(jnp.abs(ordered - jnp.roll(ordered, 1, axis=0)), -1) <= close
+    order = jnp.lexsort((key, label))
+    ordered, counts, said = points[order], valid[order], tight[order]
+    same = jnp.max(jnp.abs(ordered - jnp.roll(ordered, 1, axis=0)), -1) <= _CLOSE * rounding(
+        points.dtype
+    )
+    same &= jnp.all(said == jnp.roll(said, 1, axis=0), -1)
     new = counts & ~(same & jnp.roll(counts, 1)).at[0].set(False)
     chosen = jnp.argsort(~new, stable=True)[: min(num, points.shape[0])]
     return order[chosen], new[chosen], new.sum() > num
@@ -175,17 +198,17 @@ def _face_vertices(reduced: ReducedForm, size: int, tolerance: Tolerance) -> _Fa
         total = jnp.ones((len(tight), 1, size + 1), dtype).at[:, :, -1].set(0)
         solution, regular = _solve_systems(jnp.concatenate([total, rows[tight]], 1))
         play = solution[:, :-1]
-        feasible = regular & jnp.all(play >= -_resolution(dtype), -1)
-        play = jnp.where(play > _resolution(dtype), play, 0)
+        feasible = regular & jnp.all(play >= -rounding(dtype), -1)
+        play = jnp.where(play > rounding(dtype), play, 0)
         play = play / jnp.where(feasible, play.sum(-1), 1)[:, None]
         value = jnp.where(usable, _product(play, kl.T), jnp.inf)
         tied = usable & (value <= value.min(-1, keepdims=True) + tolerance.fit)
         feasible &= jnp.all(tied | ~chosen, -1)
-        index, valid, overflow = _compact(play, feasible, _MAX_PLAY_VERTICES, 1e3 * least_play)
+        said = jnp.concatenate([tied, play > 0], 1)
+        index, valid, overflow = _compact(play, said, feasible, _MAX_PLAY_VERTICES)
         full = jnp.zeros((len(index), num_actions), dtype).at[:, columns].set(play[index])
         return full, tied[index] & valid[:, None], valid, overflow
 
-    least_play = _resolution(dtype)
     play, tied, valid, overflow = jax.vmap(one_face)(jnp.asarray(actions))
     return _Face(actions, play, tied, valid, overflow.any())
 
@@ -214,8 +237,8 @@ def _belief_vertices(reduced: ReducedForm, tolerance: Tolerance) -> _Beliefs:
         system = jnp.concatenate([total, jnp.concatenate([payoffs - level, minus], -1)], 1)
         solution, regular = _solve_systems(system)
         weight = solution[:, :-1]
-        feasible = regular & jnp.all(weight >= -_resolution(dtype), -1)
-        weight = jnp.where(weight > _resolution(dtype), weight, 0)
+        feasible = regular & jnp.all(weight >= -rounding(dtype), -1)
+        weight = jnp.where(weight > rounding(dtype), weight, 0)
         weight = weight / jnp.where(feasible, weight.sum(-1), 1)[:, None]
         weight = jnp.where(feasible[:, None], weight, jnp.nan)
         rows = jnp.arange(len(support))[:, None]
@@ -232,8 +255,8 @@ def _belief_vertices(reduced: ReducedForm, tolerance: Tolerance) -> _Beliefs:
         [np.zeros((num_models, num_actions), bool)] + [part for part in actions if part is not None]
     )
     feasible &= jnp.all(optimal | ~claimed, -1)
-    close = 1e3 * _resolution(dtype)
-    index, valid, overflow = _compact(belief, feasible, _MAX_BELIEF_VERTICES, close)
+    tight = jnp.concatenate([optimal, belief > 0], 1)
+    index, valid, overflow = _compact(belief, tight, feasible, _MAX_BELIEF_VERTICES)
     return _Beliefs(belief[index], optimal[index] & valid[:, None], valid, overflow)
 
 
@@ -295,29 +318,49 @@ def _equilibria(
 
     play, covers = _stack_vertices(faces, beliefs)
 
-    def ends(f, q):
-        covering = covers[f, :, q]
-        first = play[f, jnp.argmax(covering)]
-        distance = jnp.max(jnp.abs(play[f] - first), -1)
-        return first, play[f, jnp.argmax(jnp.where(covering, distance, -1.0))]
+    most = largest_residual(reduced, tolerance)
 
-    start, end = jax.vmap(ends)(face, belief)
-    both = jnp.concatenate([start, end], -1)
-    close = jnp.max(jnp.abs(both[:, None] - both[None]), -1) <= tolerance.play
-    at_point = jnp.max(jnp.abs(start - end), -1) <= tolerance.play
-    inner = jnp.max(jnp.abs(start[:, None] - jnp.stack([start, end], 0)[:, None]), -1)
-    touches = at_point[:, None] & ~at_point[None] & jnp.any(inner <= tolerance.play, 0)
-    earlier = jnp.tril(jnp.ones((num_rows, num_rows), bool), -1)
-    repeated = jnp.any(((close & earlier) | touches) & valid[None], axis=1)
-    valid &= ~repeated
+    def segment(f, q):
+        covering = covers[f, :, q]
+        mu = beliefs.belief[q]
+
+        def farthest(point):
+            distance = jnp.max(jnp.abs(play[f] - point), -1)
+            return play[f, jnp.argmax(jnp.where(covering, distance, -1.0))]
+
+        # Vertices of the complex also lie between the ends.
+        end = farthest(play[f, jnp.argmax(covering)])
+        start = farthest(end)
+        along = end - start
+        length = jnp.sum(along**2)
+        share = jnp.sum((play[f] - start) * along, -1) / jnp.where(length > 0, length, 1.0)
+        beside = jnp.max(jnp.abs(play[f] - start - share[:, None] * along), -1)
+        on_line = jnp.all((beside <= _CLOSE * rounding(play.dtype)) | ~covering)
+        weight = covering.astype(play.dtype)
+        centre = jnp.sum(weight[:, None] * play[f], 0) / jnp.maximum(weight.sum(), 1)
+
+        def closed(point):
+            # Where an action is no longer played, a model that only this action refuted may be
+            # the best fit: then the end does not belong to the segment.
+            gap = jnp.max(jnp.abs(centre - point))
+            share = jnp.minimum(tolerance.play / jnp.where(gap > 0, gap, 1.0), 0.5)
+            inside = point + share * (centre - point)
+            return jnp.where(residual(reduced, point, mu) <= most, point, inside)
+
+        start, end = closed(start), closed(end)
+        left_over = jnp.maximum(residual(reduced, start, mu), residual(reduced, end, mu))
+        return start, end, left_over, on_line
+
+    start, end, left_over, on_line = jax.vmap(segment)(face, belief)
+    # A continuum of two dimensions has more in it than the segment that stands for it.
+    listed = jnp.all(((left_over <= most) & on_line) | ~valid)
+    valid &= left_over <= most
+    valid &= ~repeats(start, end, valid)
     order = jnp.argsort(~valid, stable=True)[:max_equilibria]
     start, end, valid_rows = start[order], end[order], valid[order]
     mu = jnp.where(valid_rows[:, None], beliefs.belief[belief[order]], 0)
-    is_pure = valid_rows & (jnp.max(start, -1) >= 1) & (jnp.max(end, -1) >= 1)
-    is_pure &= jnp.all(start == end, -1)
-    check = jax.vmap(lambda sigma, belief: residual(reduced, sigma, belief))
+    is_pure = valid_rows & (jnp.max(start, -1) >= 1) & jnp.all(start == end, -1)
     tied = jax.vmap(lambda sigma, belief: others_fit(reduced, sigma, belief, tolerance))
-    left_over = jnp.maximum(check(start, mu), check(end, mu))
     pure = jnp.any(holds[:num_actions], axis=1)  # the first faces are the single actions
     return Equilibria(
         strategy=start,
@@ -331,10 +374,10 @@ def _equilibria(
         is_pure=is_pure,
         stability=jnp.where(is_pure, pure_stability(reduced, tolerance)[start.argmax(-1)], 0),
         absorbing=is_pure & uninformative(reduced, tolerance)[start.argmax(-1)],
-        residual=jnp.where(valid_rows, left_over, 0.0),
+        residual=jnp.where(valid_rows, left_over[order], 0.0),
         valid=valid_rows,
         pure=pure,
-        complete=(flat.sum() <= num_rows) & (valid.sum() <= max_equilibria),
+        complete=(flat.sum() <= num_rows) & (valid.sum() <= max_equilibria) & listed,
         tol_fit=tolerance.fit,
         tol_payoff=tolerance.payoff,
     )

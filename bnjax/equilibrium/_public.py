@@ -19,7 +19,7 @@ def _solve(problem, exploration, max_equilibria, tolerance):
     found, possible, valid = solve(problem, exploration, max_equilibria, tolerance)
     code = None
     if problem.safe is not None:
-        code = phase_of(problem.safe, found.pure, possible.certainty, valid)
+        code = phase_of(problem.safe, found, possible.certainty, valid)
     return found, possible, code
 
 
@@ -172,18 +172,23 @@ def require_safe(problem: AbstractProblem) -> None:
 
 def phase_of(
     safe: Bool[Array, " actions"],
-    pure: Bool[Array, " actions"],
+    found: Equilibria,
     certainty: Int[Array, " actions"],
     valid: Bool[Array, ""],
 ) -> Int[Array, ""]:
     """Phase from which pure strategies are equilibria and what is rationalizable."""
     possible = certainty != Certainty.OUT
     certain = certainty == Certainty.IN
+    pure = found.pure
+    open_ = jnp.zeros_like(pure) if found.pure_undecided is None else found.pure_undecided
+    maybe_pure = pure | (open_ & possible)
     safe_pure, unsafe_pure = jnp.any(pure & safe), jnp.any(pure & ~safe)
+    no_safe_pure, no_unsafe_pure = ~jnp.any(maybe_pure & safe), ~jnp.any(maybe_pure & ~safe)
     both_kinds = jnp.any(certain & safe) & jnp.any(certain & ~safe)
+    one_kind = (safe_pure & no_unsafe_pure) | (unsafe_pure & no_safe_pure)
     code = jnp.asarray(Phase.UNDECIDED, jnp.int32)
-    code = jnp.where(both_kinds, int(Phase.INDETERMINATE), code)
-    code = jnp.where(both_kinds & ~safe_pure & ~unsafe_pure, int(Phase.OSCILLATORY), code)
+    code = jnp.where(both_kinds & one_kind, int(Phase.INDETERMINATE), code)
+    code = jnp.where(both_kinds & no_safe_pure & no_unsafe_pure, int(Phase.OSCILLATORY), code)
     code = jnp.where(safe_pure & unsafe_pure, int(Phase.MULTISTABLE), code)
     # Nothing rationalizable (possible only with infinite divergences) makes no phase.
     code = jnp.where(jnp.any(certain) & ~jnp.any(possible & ~safe), int(Phase.SAFE), code)

@@ -1,9 +1,11 @@
 """More actions or models than can be enumerated: what dominance excludes and witnesses include.
 
-Nothing here is complete, and everything is sound. OUT: an action is removed when another one
-is better according to every model that can still fit best, and a model cannot fit best when
-another one fits better after every action that remains. IN: an action belongs to a set each
-of whose members is optimal for a verified best fit to play of members of that set.
+For finitely many models nothing here is complete, and everything is sound. OUT: an action is
+removed when another one is better according to every model that can still fit best, and a model
+cannot fit best when another one fits better after every action that remains. IN: an action
+belongs to a set each of whose members is optimal for a verified best fit to play of members of
+that set. A pure strategy is an equilibrium if some belief over *all* models tied there justifies
+it, which a small linear program decides.
 """
 
 from __future__ import annotations
@@ -18,12 +20,23 @@ from jaxtyping import Array, Bool, Float
 from ..problem import ReducedForm
 from ._codes import Certainty
 from ._results import Equilibria, Rationalizable
+from ._supporting_belief import SupportingBelief, supporting_belief
 from ._tolerance import Tolerance
 from ._two_actions import solve_two_actions
-from ._verify import others_fit, payoff_range, pure_stability, residual, uninformative
+from ._verify import (
+    largest_residual,
+    others_fit,
+    payoff_range,
+    pure_stability,
+    repeats,
+    residual,
+    uninformative,
+)
 
 # Pairs of actions on which mixed equilibria are looked for at a time.
 _PAIR_BLOCK = 32
+# Rows compared with each other for each one listed, before what is said twice is left out.
+_ROWS_COMPARED = 4
 
 
 def solve_by_relaxation(
@@ -51,7 +64,11 @@ def solve_by_relaxation(
     best = jnp.where(usable, reduced.kl, jnp.inf).min(0)
     fits = usable & (reduced.kl <= best + tolerance.fit)
     teaches = jnp.any(fits[:, :, None] & optimal[:, None], 0)  # [played, reply]
-    strategy, strategy_end, belief, valid = _candidates(reduced, fits, optimal, tolerance)
+    supported = jax.lax.map(
+        lambda action: supporting_belief(reduced.payoffs, action, fits[:, action], slack),
+        jnp.arange(num_actions),
+    )
+    strategy, strategy_end, belief, valid = _candidates(reduced, supported, tolerance)
     expected = jnp.sum(belief[:, :, None] * reduced.payoffs, 1)
     replies = (expected >= expected.max(-1, keepdims=True) - slack) & valid[:, None]
     inside = self_justified(
@@ -59,9 +76,12 @@ def solve_by_relaxation(
         jnp.concatenate([teaches, replies]),
     )
     excluded = excluded_by_dominance(reduced, tolerance, jnp.zeros_like(reduced.kl), slack)
-    order = jnp.argsort(~valid, stable=True)[:max_equilibria]
-    start, end, mu, rows = strategy[order], strategy_end[order], belief[order], valid[order]
-    is_pure = rows & (start.max(-1) >= 1) & (end.max(-1) >= 1)
+    order = jnp.argsort(~valid, stable=True)[: _ROWS_COMPARED * max_equilibria]
+    rows = valid[order] & ~repeats(strategy[order], strategy_end[order], valid[order])
+    order = order[jnp.argsort(~rows, stable=True)[:max_equilibria]]
+    rows = jnp.sort(rows, descending=True)[:max_equilibria]
+    start, end, mu = strategy[order], strategy_end[order], belief[order]
+    is_pure = rows & (start.max(-1) >= 1) & jnp.all(start == end, -1)
     check = jax.vmap(lambda sigma, belief: residual(reduced, sigma, belief))
     tied = jax.vmap(lambda sigma, belief: others_fit(reduced, sigma, belief, tolerance))
     action = start.argmax(-1)
@@ -79,10 +99,11 @@ def solve_by_relaxation(
         absorbing=is_pure & uninformative(reduced, tolerance)[action],
         residual=jnp.where(rows, jnp.maximum(check(start, mu), check(end, mu)), 0.0),
         valid=rows,
-        pure=jnp.diagonal(teaches),
+        pure=supported.holds,
         complete=jnp.zeros((), bool),
         tol_fit=tolerance.fit,
         tol_payoff=tolerance.payoff,
+        pure_undecided=~supported.holds & ~supported.fails,
     )
     return found, bounds(inside, excluded, tolerance)
 
@@ -156,16 +177,13 @@ def excluded_by_dominance(
 
 
 def _candidates(
-    reduced: ReducedForm, fits: Array, optimal: Array, tolerance: Tolerance
+    reduced: ReducedForm, supported: SupportingBelief, tolerance: Tolerance
 ) -> tuple[Array, Array, Array, Array]:
     """Pure equilibria, and those on two actions that no third action upsets."""
     num_models, num_actions = reduced.kl.shape
     dtype = reduced.kl.dtype
-    holds = fits & optimal
-    model = jnp.argmax(holds, axis=0)
     pure = jnp.eye(num_actions, dtype=dtype)
-    pure_belief = jnp.eye(num_models, dtype=dtype)[model]
-    slack = tolerance.payoff + 4 * tolerance.fit
+    most = largest_residual(reduced, tolerance)
     pairs = np.array(list(itertools.combinations(range(num_actions), 2)))
     # Whole blocks: a shorter last one would be compiled a second time.
     block = min(_PAIR_BLOCK, len(pairs))
@@ -188,7 +206,7 @@ def _candidates(
         end = rows.at[:, pair].set(found.strategy_end)
         check = jax.vmap(lambda sigma, belief: residual(reduced, sigma, belief))
         left_over = jnp.maximum(check(start, found.belief), check(end, found.belief))
-        return start, end, found.belief, mixed & (left_over <= slack)
+        return start, end, found.belief, mixed & (left_over <= most)
 
     work = jnp.asarray(pairs[index]), jnp.asarray(repeated)
     parts = jax.lax.map(on_pair, work, batch_size=block)
@@ -196,6 +214,6 @@ def _candidates(
     return (
         jnp.concatenate([pure, start]),
         jnp.concatenate([pure, end]),
-        jnp.concatenate([pure_belief, belief]),
-        jnp.concatenate([holds.any(0), valid]),
+        jnp.concatenate([supported.belief, belief]),
+        jnp.concatenate([supported.holds, valid]),
     )

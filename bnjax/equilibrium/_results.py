@@ -37,6 +37,8 @@ class Equilibria(eqx.Module):
     pure : [A] which pure strategies are equilibria, also as the end of a continuum.
     complete : whether every equilibrium is provably listed.
     tol_fit, tol_payoff : tolerances at which all of this holds.
+    pure_undecided : [A] which pure strategies are neither shown to be equilibria nor shown not
+        to be (more than two actions; None where that cannot happen).
     """
 
     strategy: Float[Array, "equilibria actions"]
@@ -56,6 +58,7 @@ class Equilibria(eqx.Module):
     complete: Bool[Array, ""]
     tol_fit: Float[Array, ""]
     tol_payoff: Float[Array, ""]
+    pure_undecided: Bool[Array, " actions"] | None = None
 
     def __repr__(self) -> str:
         if not _is_one(self.valid, 1):

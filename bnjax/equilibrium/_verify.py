@@ -62,12 +62,55 @@ def uninformative(reduced: ReducedForm, tolerance: Tolerance) -> Bool[Array, " a
 
 
 def pure_stability(reduced: ReducedForm, tolerance: Tolerance) -> Int[Array, " actions"]:
-    """A pure strategy is stable if it is the strictly best reply to every model tied there."""
+    """Whether play that trembles a little returns to each pure strategy.
+
+    Trembles refute every model that rules out something after any action. Stable: the action
+    is the strictly best reply to whatever may fit best, whichever actions tremble, and hence to
+    every model that fits as well as the best of those that survive all trembles. Unstable: some
+    other action is strictly better according to all of those that survive and fit best.
+    """
     usable = reduced.support[:, None] & ~reduced.ruled_out
-    best = jnp.where(usable, reduced.kl, jnp.inf).min(0)
-    fits = usable & (reduced.kl <= best + tolerance.fit)  # [M, A]
+    lasting = reduced.support & ~reduced.ruled_out.any(1)
+    best = jnp.where(lasting[:, None], reduced.kl, jnp.inf).min(0)
+    close = usable & (reduced.kl <= best + tolerance.fit)  # [M, A]
     slack = tolerance.payoff * payoff_range(reduced)
     lead = reduced.payoffs[:, :, None] - reduced.payoffs[:, None, :]  # [M, played, other]
     same = jnp.eye(reduced.kl.shape[1], dtype=bool)
-    strict = jnp.all((lead > slack) | same, -1)
-    return jnp.where(jnp.all(strict | ~fits, 0), int(Stability.STABLE), int(Stability.UNKNOWN))
+    stable = jnp.all(jnp.all((lead > slack) | same, -1) | ~close, 0)
+    fits = (close & lasting[:, None])[:, :, None]
+    unstable = jnp.any(jnp.all((lead < -slack) | ~fits, 0) & ~same, -1)
+    code = jnp.where(unstable, int(Stability.UNSTABLE), int(Stability.UNKNOWN))
+    code = jnp.where(stable, int(Stability.STABLE), code)
+    return jnp.where(lasting.any(), code, int(Stability.UNKNOWN))
+
+
+def rounding(dtype) -> float:
+    """Probabilities below this are zero, and pivots below it, relative to their row."""
+    return 1e-11 if jnp.finfo(dtype).eps < 1e-10 else 2e-6
+
+
+def repeats(
+    start: Float[Array, "rows actions"],
+    end: Float[Array, "rows actions"],
+    valid: Bool[Array, " rows"],
+) -> Bool[Array, " rows"]:
+    """Rows that say what an earlier one says, or a point at an end of another one's segment."""
+    near = 16 * rounding(start.dtype)
+
+    def apart(one, other):
+        return jnp.max(jnp.abs(one[:, None] - other[None]), -1)
+
+    equal = (apart(start, start) <= near) & (apart(end, end) <= near)
+    equal |= (apart(start, end) <= near) & (apart(end, start) <= near)
+    is_point = jnp.max(jnp.abs(start - end), -1) <= near
+    at_end = (apart(start, start) <= near) | (apart(start, end) <= near)
+    touches = is_point[:, None] & ~is_point[None] & at_end
+    earlier = jnp.tril(jnp.ones((len(start), len(start)), bool), -1)
+    return jnp.any(((equal & earlier) | touches) & valid[None], axis=1)
+
+
+def largest_residual(reduced: ReducedForm, tolerance: Tolerance) -> Float[Array, ""]:
+    """What a residual may be that tolerances and rounding explain."""
+    size = jnp.max(jnp.where(reduced.support[:, None], jnp.abs(reduced.kl), 0.0))
+    noise = 64 * jnp.finfo(reduced.kl.dtype).eps * (1 + size)
+    return tolerance.payoff + 4 * tolerance.fit + noise
