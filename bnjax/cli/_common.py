@@ -66,13 +66,22 @@ def actions_of(scenario: Callable[..., AbstractProblem]) -> tuple[tuple[str, ...
     return names, None if safe is None else np.asarray(safe)
 
 
-def check_parameter(make: Callable[..., Any], name: str) -> None:
-    if name not in defaults_of(make):
+def check_parameter(make: Callable[..., Any], name: str, others: Sequence[str] = ()) -> None:
+    """Refuse a name that is no parameter of a scenario, nor one of others."""
+    known = [*defaults_of(make), *others]
+    if name not in known:
         hint = "; for exploration use --exploration" if name == EXPLORATION else ""
         raise click.UsageError(
-            f"unknown parameter `{name}` of {make.__name__}; it has: "
-            f"{', '.join(defaults_of(make))}{hint}"
+            f"unknown parameter `{name}` of {make.__name__}; it has: {', '.join(known)}{hint}"
         )
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder that ``--out`` names, or say that it cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"`--out` must be a folder; {out}: {error.strerror}") from error
 
 
 def assignments(make: Callable[..., Any], texts: Sequence[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ._common import (
     check_parameter,
     defaults_of,
     find_scenario,
+    make_folder,
     meaning_of,
     new_console,
     new_table,
@@ -123,7 +124,7 @@ def draw_phase_diagram(
         about = f"{scenario}: {_settings_of(diagram, exploration)}".replace(" = ", "\xa0=\xa0")
         figure = _figure(diagram, boundaries, about)
         warning = _why_invalid(make, diagram, fixed)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_atomically(data, lambda path: _save(diagram, path, kind))
     write_atomically(picture, lambda path: figure.savefig(path, dpi=200))
     _print_diagram(diagram, exploration, warning, (data, picture))
@@ -142,8 +143,7 @@ def _axes(
             text = default
         if text is not None:
             name, values = _axis(text)
-            if name != EXPLORATION:
-                check_parameter(make, name)
+            check_parameter(make, name, [EXPLORATION])
             if name in fixed:
                 raise click.UsageError(f"`{name}` is both an axis and fixed by NAME=VALUE")
             if name in chosen:
@@ -202,12 +202,14 @@ def _save(diagram: xr.Dataset, path: Path, kind: str) -> None:
 def _why_invalid(
     make: Callable[..., Any], diagram: xr.Dataset, fixed: Mapping[str, Any]
 ) -> str | None:
-    """What the scenario itself says of the first cell in which it makes no sense."""
+    """What the scenario itself says of a cell in which it makes no sense."""
     invalid = np.argwhere(diagram.phase.values == Phase.INVALID)
     if not len(invalid):
         return None
     dims = [str(dim) for dim in diagram.phase.dims]
-    cell = {d: float(diagram[d][i]) for d, i in zip(dims, invalid[0], strict=True)}
+    # One in the middle: the first is often a corner, which makes no sense for reasons of its own.
+    chosen = invalid[len(invalid) // 2]
+    cell = {d: float(diagram[d][i]) for d, i in zip(dims, chosen, strict=True)}
     where = ", ".join(f"{name} = {value:g}" for name, value in cell.items())
     try:
         make(**fixed, **{name: value for name, value in cell.items() if name != EXPLORATION})

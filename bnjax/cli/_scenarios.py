@@ -13,17 +13,26 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import scenarios
-from ._common import actions_of, defaults_of, listed, new_console, number_text, section
+from ._common import (
+    actions_of,
+    defaults_of,
+    find_scenario,
+    listed,
+    new_console,
+    number_text,
+    section,
+)
 
 
 @click.command("scenarios", short_help="List the ready-made scenarios.")
-def list_scenarios() -> None:
-    """List the ready-made scenarios, their parameters and their actions."""
+@click.argument("names", nargs=-1, metavar="[SCENARIO]...")
+def list_scenarios(names: tuple[str, ...]) -> None:
+    """List the ready-made scenarios, or some of them: their parameters and their actions."""
     console = new_console()
-    for name in scenarios.__all__:
-        make = getattr(scenarios, name)
-        names, safe = actions_of(make)
-        safe_names = [] if safe is None else [names[i] for i in np.flatnonzero(safe)]
+    for make in [find_scenario(name) for name in names or scenarios.__all__]:
+        name = make.__name__
+        actions, safe = actions_of(make)
+        safe_names = [] if safe is None else [actions[i] for i in np.flatnonzero(safe)]
         summary = (inspect.getdoc(make) or "").partition("\n\n")[0]
         console.print(Text(name, style="bold cyan"))
         console.print(Padding(" ".join(summary.split()), (0, 0, 0, 2), expand=False))
@@ -40,7 +49,7 @@ def list_scenarios() -> None:
             )
             last = meaning
         safe_part = f" (safe: {listed(safe_names)})" if safe_names else " (none called safe)"
-        table.add_row("actions", "", Text(listed(names) + safe_part))
+        table.add_row("actions", "", Text(listed(actions) + safe_part))
         console.print(Padding(table, (0, 0, 0, 4), expand=False))
         console.print()
 

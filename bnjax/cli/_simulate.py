@@ -33,6 +33,7 @@ from ._common import (
     defaults_of,
     few,
     find_scenario,
+    make_folder,
     new_console,
     new_table,
     number_text,
@@ -140,7 +141,7 @@ def simulate_scenario(
         report = _report(scenario, defaults_of(make) | given, options, problem, result)
         report["equilibria"] = _predicted(family, explores)
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out)
             text = json.dumps(report, indent=2, allow_nan=False)
             write_atomically(paths[0], lambda path: path.write_text(text + "\n"))
             title = f"{scenario}: {_settings_line(report)}".replace(" = ", "\xa0=\xa0")

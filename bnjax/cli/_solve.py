@@ -264,7 +264,8 @@ def _equilibria_table(report: Mapping[str, Any]) -> RenderableType:
     for name in actions if by_action else [""]:
         table.add_column(name, no_wrap=True)
     for name in rows[0]["best_fit"]:
-        table.add_column(f"believed {name}", overflow="fold")
+        # Words, so that a narrow terminal folds the header between them.
+        table.add_column(f"believed {name.replace('_', ' ')}", overflow="fold")
     if several:
         table.add_column("with probability")
     table.add_column("stability")
