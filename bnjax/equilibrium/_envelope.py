@@ -40,8 +40,9 @@ class Walk(NamedTuple):
     each tie, ``before`` and ``after`` [E] the sides next to it (TIE at the ends of [0, 1]),
     ``num_ties`` how many there are (more than E: the rest were dropped), ``first`` and ``last``
     the sides next to s = 0 and s = 1, ``saw_plus`` and ``saw_minus`` whether action 0 and
-    action 1 are best replies, within the tolerance, somewhere strictly between, ``finished`` whether the walk went as
-    far as it had to. ``at_zero`` [2] is h_plus and h_minus at s = 0, huge where a class is empty.
+    action 1 are best replies, within the tolerance, somewhere strictly between, ``finished``
+    whether the walk went as far as it had to. ``at_zero`` [2] is h_plus and h_minus at s = 0,
+    huge where a class is empty.
     """
 
     lo: Float[Array, "ties *batch"]

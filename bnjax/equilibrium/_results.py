@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .._check import is_concrete
 from ._codes import Certainty, Stability
 
 
@@ -37,6 +39,11 @@ class Equilibria(eqx.Module):
     pure : [A] which pure strategies are equilibria, also as the end of a continuum.
     complete : whether every equilibrium is provably listed.
     tol_fit, tol_payoff : tolerances at which all of this holds.
+
+    Notes
+    -----
+    Where (traced) numbers make no sense, so that the phase would be INVALID, ``valid``,
+    ``complete`` and ``pure`` are False, the tolerances are NaN and other fields mean nothing.
     """
 
     strategy: Float[Array, "equilibria actions"]
@@ -59,7 +66,9 @@ class Equilibria(eqx.Module):
 
     def __repr__(self) -> str:
         if not _is_one(self.valid, 1):
-            return f"Equilibria(batch={_batch(self.valid, 1)}, slots={self.valid.shape[-1]})"
+            return f"Equilibria({_shape(self.valid, 'slots')})"
+        if _is_invalid(self):
+            return f"Equilibria({_NO_SENSE})"
         num = int(np.asarray(self.valid).sum())
         return f"Equilibria({num} found, complete={bool(self.complete)})"
 
@@ -76,6 +85,8 @@ class Equilibria(eqx.Module):
             One line an equilibrium.
         """
         _require_one("Equilibria", self.valid, 1)
+        if _is_invalid(self):
+            return f"equilibria: none, because {_NO_SENSE}"
         rows = [e for e in range(self.valid.shape[0]) if bool(self.valid[e])]
         lines = [self._describe(e, problem) for e in rows] or ["no equilibrium found"]
         if not bool(self.complete):
@@ -127,6 +138,11 @@ class Rationalizable(eqx.Module):
     certainty : [A] codes of `Certainty`: OUT (provably not in the set), IN (in it, with a
         verified self-justified set), UNDECIDED.
     tol_fit, tol_payoff : tolerances at which that holds.
+
+    Notes
+    -----
+    Where (traced) numbers make no sense, so that the phase would be INVALID, all of ``certainty``
+    is UNDECIDED, hence ``mask`` True, and the tolerances are NaN.
     """
 
     mask: Bool[Array, " actions"]
@@ -136,12 +152,16 @@ class Rationalizable(eqx.Module):
 
     def __repr__(self) -> str:
         if not _is_one(self.mask, 1):
-            return f"Rationalizable(batch={_batch(self.mask, 1)}, actions={self.mask.shape[-1]})"
+            return f"Rationalizable({_shape(self.mask, 'actions')})"
+        if _is_invalid(self):
+            return f"Rationalizable({_NO_SENSE})"
         return f"Rationalizable({[Certainty(int(c)).name for c in np.asarray(self.certainty)]})"
 
     def summary(self, problem: Any) -> str:
         """Say in words, with the names of the problem, which actions are rationalizable."""
         _require_one("Rationalizable", self.mask, 1)
+        if _is_invalid(self):
+            return f"rationalizable: not determined, because {_NO_SENSE}"
         by_code = {
             code: [
                 name
@@ -164,12 +184,24 @@ def theta_label(theta: Any) -> str:
     return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
 
 
-def _is_one(array: Array, ndim: int) -> bool:
-    return not hasattr(array, "aval") or (array.ndim == ndim and not _traced(array))
+_NO_SENSE = "the numbers of the problem make no sense"
 
 
-def _traced(array: Array) -> bool:
-    return not hasattr(array, "addressable_shards")
+def _is_invalid(result: Equilibria | Rationalizable) -> bool:
+    return bool(np.isnan(np.asarray(result.tol_fit)))
+
+
+def _is_one(array: Any, ndim: int) -> bool:
+    """Whether it holds the values of one problem: no batch, and nothing traced or abstract."""
+    has_values = isinstance(array, (np.ndarray, jax.Array)) and is_concrete(array)
+    return has_values and array.ndim == ndim
+
+
+def _shape(array: Any, last: str) -> str:
+    """Shape of an array of any kind, or what stands in its place in a tree."""
+    if not hasattr(array, "shape"):
+        return type(array).__name__
+    return f"batch={_batch(array, 1)}, {last}={array.shape[-1]}"
 
 
 def _batch(array: Array, ndim: int) -> tuple[int, ...]:
