@@ -109,8 +109,8 @@ def phase_diagram(
         - ``rationalizable`` [..., A], ``certainty`` [..., A]: which actions are not excluded,
           and the codes of `Certainty` behind that;
         - ``mixed_strategy``, ``mixed_strategy_end`` [..., A]: the first equilibrium that is
-          not pure, as probabilities; its two ends where it is a continuum, the same point
-          twice otherwise; NaN where there is none;
+          not pure, as probabilities; its two ends where it is a continuum (or a piece of one:
+          see `Equilibria`), the same point twice otherwise; NaN where there is none;
         - ``mixed_stability`` [...]: codes of `Stability`, -1 where there is none;
         - ``mixed_best_fit`` [..., D]: mean parameter believed there;
         - ``pure_best_fit`` [..., A, D]: mean parameter believed at each listed pure

@@ -22,7 +22,10 @@ class Equilibria(eqx.Module):
     Parameters
     ----------
     strategy, strategy_end : [E, A] intended play. They differ where a whole segment of
-        strategies are equilibria, and are then its two ends.
+        strategies are equilibria, and are then its two ends, both equilibria under ``belief``.
+        A continuum along which no single belief holds throughout is listed in pieces that meet.
+        One that leads up to a pure strategy without holding there (which takes a model that
+        play next to it refutes) ends at the number next to it.
     realised : [E, A] what is actually played at ``strategy``, trembles included.
     belief : [E, M] a belief that supports the equilibrium (finite Theta; None otherwise).
     atoms, atom_weight : [E, A, D], [E, A] the same for continuous Theta: parameters believed
@@ -31,10 +34,11 @@ class Equilibria(eqx.Module):
     others_fit : [E] whether models that are not believed fit as well, so that the belief (and
         ``best_fit``) is one of several.
     is_pure : [E] whether the component is one pure strategy and nothing else.
-    stability : [E] codes of `Stability` under the mean-field dynamics with small trembles.
+    stability : [E] codes of `Stability` under the mean-field dynamics with small trembles;
+        pieces of one continuum have that of the whole.
     absorbing : [E] whether it is pure and what is played there teaches nothing at all.
     residual : [E] the larger of the misfit (nats) and the loss (share of the payoff range)
-        that verification left.
+        that verification left, at the worse end of a segment (in between it is no larger).
     valid : [E] which rows are equilibria.
     pure : [A] which pure strategies are equilibria, also as the end of a continuum.
     complete : whether every equilibrium is provably listed.
@@ -102,7 +106,7 @@ class Equilibria(eqx.Module):
         else:
             kind = "continuum" if segment else "mixed"
             play = f"{kind}: " + ", ".join(
-                f"{name} {low:.6g}" + (f" to {high:.6g}" if segment else "")
+                f"{name} {_share(low)}" + (f" to {_share(high)}" if segment else "")
                 for name, low, high in zip(names, start, end, strict=True)
                 if low > 0 or high > 0
             )
@@ -178,6 +182,14 @@ class Rationalizable(eqx.Module):
         return text
 
 
+def _share(probability: Any) -> str:
+    """A probability in words, which says if it is not quite the 0 or 1 that rounding makes it."""
+    nearly = 2 * np.finfo(probability.dtype).eps
+    if 0 < probability <= nearly:
+        return "more than 0"
+    return "less than 1" if 1 - nearly <= probability < 1 else f"{probability:.6g}"
+
+
 def theta_label(theta: Any) -> str:
     """A parameter vector [D] in words."""
     numbers = [f"{x:.6g}" for x in np.asarray(theta)]
@@ -204,7 +216,7 @@ def _shape(array: Any, last: str) -> str:
     return f"batch={_batch(array, 1)}, {last}={array.shape[-1]}"
 
 
-def _batch(array: Array, ndim: int) -> tuple[int, ...]:
+def _batch(array: Any, ndim: int) -> tuple[int, ...]:
     return array.shape[: array.ndim - ndim]
 
 
