@@ -353,10 +353,11 @@ class _Walk:
     def run(self) -> None:
         cells, dtype = len(self.who), self.slope.dtype
         start, end = self.point(np.zeros(cells, dtype)), self.point(np.ones(cells, dtype))
-        side, final = self.right_side_of(start), self.side_of(end)
-        # What wins strictly at s = 1 wins just before it.
-        self.saw_plus = (side != MINUS) | (final == PLUS)
-        self.saw_minus = (side != PLUS) | (final == MINUS)
+        side, tie = self.right_side_of(start), self.tol * self.tol.dtype.type(1.5)
+        # What is within the tolerance in the limit is within it just before.
+        gaps = start[1] - start[2], end[1] - end[2]
+        self.saw_plus = (side != MINUS) | (np.minimum(*gaps) < tie)
+        self.saw_minus = (side != PLUS) | (np.maximum(*gaps) > -tie)
         path = np.stack([start] + [end] * (_ANCHORS + 1))
         # A tie at s = 0 is open from the start.
         opened = np.zeros(cells, dtype)

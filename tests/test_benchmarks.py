@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 def exact_answer(arrays):
     reduced = random_problems.reduced_form(arrays)
-    return exact.exact_problem(
-        reduced["kl"], reduced["ruled_out"], reduced["payoffs"], reduced["support"]
-    )
+    return exact.exact_problem(**reduced, tol_fit=1e-12, tol_payoff=1e-10)
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"unsupported"}))  # peers know no prior
@@ -43,7 +40,7 @@ def test_numpy_agrees_with_rational_arithmetic(method, kind):
         found = method(*(arrays[name][None] for name in names), safe=tuple(arrays["safe"]))
         np.testing.assert_array_equal(found.rationalizable[0], exact.rationalizable(problem))
         for action in range(2):
-            assert found.pure[0, action] == exact.is_equilibrium(problem, Fraction(1 - action))
+            assert found.pure[0, action] == (action in exact.justified(problem, (action,)))
 
 
 def test_numpy_finds_the_regimes_of_the_theorem():

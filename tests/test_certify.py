@@ -145,7 +145,7 @@ def test_exploration(exploration, seed):
 def test_many_random_problems(seed):
     rng = np.random.default_rng(10_000 + seed)
     problems = [
-        categorical(seed, KINDS[seed % 4], num_actions=4, num_models=5),
+        categorical(seed, KINDS[seed % len(KINDS)], num_actions=4, num_models=5),
         integer_ties(rng, 4, 5),
         mixed_fits(rng, 4, 5),
         mixed_fits(rng, 4, 4, 1e-8),

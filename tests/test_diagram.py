@@ -203,15 +203,31 @@ def test_without_a_safe_mask_there_is_no_phase(diagram, monkeypatch, x64):
     assert result.attrs["tol_fit"] == 1e-12
 
 
-def test_fixed_python_scalars_stay_what_they_are(monkeypatch):
+def test_fixed_zeros_stay_what_they_are(monkeypatch):
     monkeypatch.setattr(_diagram, "solve", echo)
     # Width 0 leaves a single parameter, but only where it is known to be 0.
-    for width, num_parameters in [(0, 1), (jnp.asarray(0.0), 2)]:
+    for width, num_parameters in [(0, 1), (0.0, 1), (np.float64(0), 1), (jnp.asarray(0.0), 2)]:
         result = bn.phase_diagram(
             bn.scenarios.sycophancy, {"p_honest": [0.2]}, fixed={"width": width}
         )
         assert result.sizes["parameter"] == num_parameters
         assert json.loads(result.attrs["fixed"]) == {"p_sycophantic": 0.7, "width": 0}
+
+
+def test_fixed_floats_compile_once_whatever_their_values(monkeypatch):
+    monkeypatch.setattr(_diagram, "solve", echo)
+
+    traced = []
+
+    def shifted(share, bonus, num):
+        assert type(num) is int  # a size stays one
+        traced.append(isinstance(bonus, jax.core.Tracer))
+        return plain_line(share, bonus=bonus)
+
+    for bonus in (0.1, 0.2, np.float64(-0.3), np.float32(0.4), 1.5):
+        result = bn.phase_diagram(shifted, {"share": [0.2]}, fixed={"bonus": bonus, "num": 3})
+        assert json.loads(result.attrs["fixed"]) == {"bonus": pytest.approx(bonus), "num": 3}
+    assert sum(traced) <= 2
 
 
 def test_a_cell_that_makes_no_sense_is_invalid():

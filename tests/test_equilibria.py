@@ -48,9 +48,7 @@ def solved(problem):
 
 def exact_answer(arrays):
     reduced = random_problems.reduced_form(arrays)
-    return exact.exact_problem(
-        reduced["kl"], reduced["ruled_out"], reduced["payoffs"], reduced["support"]
-    )
+    return exact.exact_problem(**reduced, tol_fit=TOLERANCE, tol_payoff=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,6 +59,32 @@ def test_two_actions_agree_with_rational_arithmetic(kind):
             found = solved(padded(arrays))
             want = exact.rationalizable(exact_answer(arrays))
             assert np.asarray(found.mask).tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("precision", [32, 64])
+@pytest.mark.parametrize("tolerance", [0.0, 1e-12, 1e-9, 2e-6])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_tie_at_the_limit_of_play_that_refutes_counts_at_a_positive_tolerance(
+    swapped, tolerance, precision
+):
+    """Model 0 fits a exactly and b refutes it; 1 and 2 tie there, and 2 fits b better.
+
+    Only model 1 justifies b, and it is never a best fit: but it nearly is where b is rare.
+    """
+    order = [1, 0] if swapped else [0, 1]
+    quarters, halves = [0.25, 0.75, 0.0], [0.5, 0.5, 0.0]
+    models = [[halves, [1.0, 0.0, 0.0]], [quarters, quarters], [quarters, halves]]
+    with jax.enable_x64(precision == 64):
+        problem = bn.Problem(
+            probs=[halves, halves],
+            model_probs=np.array(models)[:, order],
+            payoff=np.array([[1.0, 0.0, 0.0], [-1.0, 0.75, 0.0]])[order],
+        )
+        want = [True, tolerance > 0]
+        found = bn.rationalizable(problem, tol_fit=tolerance, tol_payoff=tolerance)
+        certificate = bn.certify(problem, tol_fit=tolerance, tol_payoff=tolerance)
+        assert np.asarray(found.mask)[order].tolist() == want
+        assert certificate.mask[order].tolist() == want
 
 
 @pytest.mark.parametrize("num_actions", [3, 4])

@@ -175,6 +175,12 @@ def certify(
     Definitions: Esponda and Pouzo, *Berk-Nash Rationalizability* (2025). All of it is
     relative to K and U as floating-point numbers. In a single-precision problem rounding
     breaks ties that hold in theory, by about 1e-7: widen the tolerances.
+
+    With infinite divergences, play that refutes a model does so however rarely it plays what
+    refutes it, but not in the limit, where the model fits again. A tie of the models that are
+    left, which holds only in that limit, is within ``tol_fit`` of holding just before it: it
+    counts, with a witness that plays what refutes the model with a probability of about
+    ``tol_fit``. At ``tol_fit = 0`` it does not count. `rationalizable` has the same rule.
     """
     terms = read_terms(exploration, tol_fit, tol_payoff)
     form = exact_form(problem, *terms)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._numerics import true_first
 from ._codes import Certainty, Stability
-from ._envelope import MINUS, PLUS
+from ._envelope import MINUS, PLUS, TIE
 from ._results import Rationalizable
 from ._tolerance import Tolerance
 
@@ -43,7 +43,11 @@ class Components(NamedTuple):
 
 
 def components(
-    ties: Ties, pure: Bool[Array, " 2"], max_equilibria: int, tolerance: Tolerance
+    ties: Ties,
+    pure: Bool[Array, " 2"],
+    max_equilibria: int,
+    tolerance: Tolerance,
+    apart: tuple[Bool[Array, ""], Bool[Array, ""]] | None = None,
 ) -> Components:
     """Join the ties strictly inside [0, 1] and the pure strategies that no tie reaches.
 
@@ -53,14 +57,20 @@ def components(
     pure : [2] whether each pure strategy is an equilibrium.
     max_equilibria : rows of the answer.
     tolerance : what counts as a point.
+    apart : whether the best fits to the pure strategies at s = 0 and s = 1 are others than those
+        to play next to them. A tie that leads there then ends at the number next to it.
     """
     # A tie that is only a point at an end of [0, 1] is the pure strategy there.
     at_zero = (ties.lo <= 0) & (ties.hi <= tolerance.play)
     at_one = (ties.hi >= 1) & (ties.lo >= 1 - tolerance.play)
     inside = ties.listed & ~at_zero & ~at_one
-    covers_zero = jnp.any(inside & (ties.lo <= 0))
-    covers_one = jnp.any(inside & (ties.hi >= 1))
     lo, hi = ties.lo, ties.hi
+    if apart is not None:
+        # The distance of 1 to the number before it, so that both ends add up to 1.
+        least = float(jnp.finfo(lo.dtype).epsneg)
+        lo = jnp.where(apart[0], jnp.maximum(lo, least), lo)
+        hi = jnp.where(apart[1], jnp.minimum(hi, 1 - least), hi)
+    covers_zero, covers_one = jnp.any(inside & (lo <= 0)), jnp.any(inside & (hi >= 1))
     is_point = hi - lo <= tolerance.play
     middle = 0.5 * (lo + hi)
     lo, hi = jnp.where(is_point, middle, lo), jnp.where(is_point, middle, hi)
@@ -70,10 +80,14 @@ def components(
     before = jnp.concatenate([ties.first[None], ties.before, ties.last[None]])
     after = jnp.concatenate([ties.first[None], ties.after, ties.last[None]])
     valid = jnp.concatenate([(pure[1] & ~covers_zero)[None], inside, (pure[0] & ~covers_one)[None]])
-    # Play of action 0 grows where it is the better reply (PLUS) and falls where it is not.
-    held = ((lo <= 0) | (before == PLUS)) & ((hi >= 1) | (after == MINUS))
-    stability = jnp.where(held, int(Stability.STABLE), int(Stability.UNSTABLE))
     is_pure = (lo == hi) & ((lo <= 0) | (hi >= 1))
+    # Play of action 0 grows where it is the better reply (PLUS) and falls where it is not. Next
+    # to a continuum there is no play at an end of [0, 1], and none that moves next to pure play.
+    at_zero, at_one = (lo <= 0) | (before == TIE), (hi >= 1) | (after == TIE)
+    held = (at_zero | (before == PLUS)) & (at_one | (after == MINUS))
+    stability = jnp.where(held, int(Stability.STABLE), int(Stability.UNSTABLE))
+    beside = is_pure & (jnp.where(lo <= 0, after, before) == TIE)
+    stability = jnp.where(beside, int(Stability.UNKNOWN), stability)
     order = true_first(valid, max_equilibria)
     rows = Components(lo, hi, is_pure, stability, valid, valid.sum())
     return jax.tree.map(lambda x: x[order] if x.ndim else x, rows)

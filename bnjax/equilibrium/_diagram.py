@@ -89,9 +89,10 @@ def phase_diagram(
         ``"exploration"``. Any number of axes; their order is the order of the dimensions.
     exploration : probability with which play trembles to a uniform action, where that is
         not an axis.
-    fixed : further arguments of the scenario. Python scalars are passed as they are (so that
-        ``width=0`` can choose a smaller problem) and compile anew when they change; arrays
-        are traced.
+    fixed : further arguments of the scenario. Floats and arrays are traced, so that a new value
+        compiles nothing anew. Everything else (integers, booleans, names) is passed as it is and
+        compiles anew when it changes, and so is a float that is exactly 0, so that ``width=0.0``
+        can choose a smaller problem.
     tol_fit, tol_payoff : as for `equilibria`.
     progress : called with (cells done, cells in all) after every tile.
     max_equilibria : equilibria to look for in each cell; ``complete`` is False where that may
@@ -108,8 +109,8 @@ def phase_diagram(
         - ``rationalizable`` [..., A], ``certainty`` [..., A]: which actions are not excluded,
           and the codes of `Certainty` behind that;
         - ``mixed_strategy``, ``mixed_strategy_end`` [..., A]: the first equilibrium that is
-          not pure, as probabilities; its two ends where it is a continuum, the same point
-          twice otherwise; NaN where there is none;
+          not pure, as probabilities; its two ends where it is a continuum (or a piece of one:
+          see `Equilibria`), the same point twice otherwise; NaN where there is none;
         - ``mixed_stability`` [...]: codes of `Stability`, -1 where there is none;
         - ``mixed_best_fit`` [..., D]: mean parameter believed there;
         - ``pure_best_fit`` [..., A, D]: mean parameter believed at each listed pure
@@ -149,7 +150,7 @@ def phase_diagram(
         for end in (grid[EXPLORATION].min(), grid[EXPLORATION].max()):
             check_exploration(end)
 
-    static = {k: v for k, v in fixed.items() if not isinstance(v, (np.ndarray, jax.Array))}
+    static = {name: value for name, value in fixed.items() if not _is_traced(value)}
     # Sorted, so that axes and arguments in another order are no new program.
     names, static_items = tuple(sorted(grid)), tuple(sorted(static.items()))
     plan = _Plan(scenario, names, static_items, max_equilibria, _mesh())
@@ -157,7 +158,7 @@ def phase_diagram(
     tremble = check_exploration(exploration).astype(jnp.result_type(float))
     tolerance = default_tolerance(tremble.dtype, tol_fit, tol_payoff)
     shared = _Shared(
-        {name: jnp.asarray(value) for name, value in fixed.items() if name not in static},
+        {name: _as_array(value) for name, value in fixed.items() if name not in static},
         tremble,
         None if tol_fit is None else tolerance.fit,
         None if tol_payoff is None else tolerance.payoff,
@@ -239,6 +240,18 @@ def _arguments(
             )
     defaults = {name: p.default for name, p in named.items() if name not in grid}
     return defaults | dict(fixed)
+
+
+def _is_traced(value: Any) -> bool:
+    """Whether a fixed argument is a number that may change without a new compilation."""
+    if isinstance(value, (float, np.floating)):
+        return bool(value != 0)
+    return isinstance(value, (np.ndarray, jax.Array))
+
+
+def _as_array(value: Any) -> Array:
+    # A Python float has no precision of its own, and none that is weak may compile anew.
+    return jnp.asarray(value, jnp.result_type(float) if isinstance(value, float) else None)
 
 
 def _plain(value: Any) -> Any:

@@ -40,8 +40,9 @@ class Walk(NamedTuple):
     each tie, ``before`` and ``after`` [E] the sides next to it (TIE at the ends of [0, 1]),
     ``num_ties`` how many there are (more than E: the rest were dropped), ``first`` and ``last``
     the sides next to s = 0 and s = 1, ``saw_plus`` and ``saw_minus`` whether action 0 and
-    action 1 are best replies somewhere strictly between, ``finished`` whether the walk went as
-    far as it had to. ``at_zero`` [2] is h_plus and h_minus at s = 0, huge where a class is empty.
+    action 1 are best replies, within the tolerance, somewhere strictly between, ``finished``
+    whether the walk went as far as it had to. ``at_zero`` [2] is h_plus and h_minus at s = 0,
+    huge where a class is empty.
     """
 
     lo: Float[Array, "ties *batch"]
@@ -194,7 +195,7 @@ def walk(
         slot = (jnp.arange(max_ties, dtype=jnp.int32)[:, None] == count) & ends
         tie = jnp.stack([lo, hi, before.astype(dtype), after.astype(dtype)])
         ties = jnp.where(slot, tie[:, None], ties)
-        # What holds only at s = 1 is a matter for the pure strategies.
+        # What holds at an end of [0, 1] was noted before the first step.
         inside = arrive & ~at_end
         notes = (
             _write(side, _SIDE_AT)
@@ -260,11 +261,15 @@ def walk(
 
     start, end = point(jnp.zeros(lanes, dtype)), point(jnp.ones(lanes, dtype))
     first = right_side_of(start)
+    # What is within the tolerance in the limit is within it just before, where all that mixed
+    # play refutes is refuted: a tie there admits both actions, unless there is no tolerance.
+    gaps = start[1] - start[2], end[1] - end[2]
+    near_plus = jnp.minimum(*gaps) < 1.5 * tol
+    near_minus = jnp.maximum(*gaps) > -1.5 * tol
     notes = (
         _write(first, _SIDE_AT)
-        # What wins strictly at s = 1 wins just before it.
-        | _bit((first != MINUS) | (side_of(end) == PLUS), _SAW_PLUS_AT)
-        | _bit((first != PLUS) | (side_of(end) == MINUS), _SAW_MINUS_AT)
+        | _bit((first != MINUS) | near_plus, _SAW_PLUS_AT)
+        | _bit((first != PLUS) | near_minus, _SAW_MINUS_AT)
         | _write(jnp.zeros_like(first), _BEFORE_AT)
     )
     # Both ends may prove at once that nothing happens; if not, move to where it is already.

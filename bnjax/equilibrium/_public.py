@@ -111,6 +111,15 @@ def rationalizable(
     ValueError
         If a concrete argument is out of range.
 
+    Notes
+    -----
+    An action is IN if it is optimal within ``tol_payoff`` under a belief in models that fit
+    some play within ``tol_fit`` of the best. Play may be as close to a pure strategy as it likes.
+    So, with infinite divergences, a tie that holds only in the limit of play which refutes
+    other models counts, since play just before the limit is within any positive ``tol_fit`` of
+    it: in doubt, an action is not excluded. At ``tol_fit = 0`` such a tie does not count.
+    `certify` has the same rule.
+
     Examples
     --------
     >>> import bnjax as bn

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .._check import is_concrete
 from ._codes import Certainty, Stability
 
 
@@ -20,7 +22,10 @@ class Equilibria(eqx.Module):
     Parameters
     ----------
     strategy, strategy_end : [E, A] intended play. They differ where a whole segment of
-        strategies are equilibria, and are then its two ends.
+        strategies are equilibria, and are then its two ends, both equilibria under ``belief``.
+        A continuum along which no single belief holds throughout is listed in pieces that meet.
+        One that leads up to a pure strategy without holding there (which takes a model that
+        play next to it refutes) ends at the number next to it.
     realised : [E, A] what is actually played at ``strategy``, trembles included.
     belief : [E, M] a belief that supports the equilibrium (finite Theta; None otherwise).
     atoms, atom_weight : [E, A, D], [E, A] the same for continuous Theta: parameters believed
@@ -29,16 +34,22 @@ class Equilibria(eqx.Module):
     others_fit : [E] whether models that are not believed fit as well, so that the belief (and
         ``best_fit``) is one of several.
     is_pure : [E] whether the component is one pure strategy and nothing else.
-    stability : [E] codes of `Stability` under the mean-field dynamics with small trembles.
+    stability : [E] codes of `Stability` under the mean-field dynamics with small trembles;
+        pieces of one continuum have that of the whole.
     absorbing : [E] whether it is pure and what is played there teaches nothing at all.
     residual : [E] the larger of the misfit (nats) and the loss (share of the payoff range)
-        that verification left.
+        that verification left, at the worse end of a segment (in between it is no larger).
     valid : [E] which rows are equilibria.
     pure : [A] which pure strategies are equilibria, also as the end of a continuum.
     complete : whether every equilibrium is provably listed.
     tol_fit, tol_payoff : tolerances at which all of this holds.
     pure_undecided : [A] which pure strategies are neither shown to be equilibria nor shown not
         to be (more than two actions; None where that cannot happen).
+
+    Notes
+    -----
+    Where (traced) numbers make no sense, so that the phase would be INVALID, ``valid``,
+    ``complete`` and ``pure`` are False, the tolerances are NaN and other fields mean nothing.
     """
 
     strategy: Float[Array, "equilibria actions"]
@@ -62,7 +73,9 @@ class Equilibria(eqx.Module):
 
     def __repr__(self) -> str:
         if not _is_one(self.valid, 1):
-            return f"Equilibria(batch={_batch(self.valid, 1)}, slots={self.valid.shape[-1]})"
+            return f"Equilibria({_shape(self.valid, 'slots')})"
+        if _is_invalid(self):
+            return f"Equilibria({_NO_SENSE})"
         num = int(np.asarray(self.valid).sum())
         return f"Equilibria({num} found, complete={bool(self.complete)})"
 
@@ -79,6 +92,8 @@ class Equilibria(eqx.Module):
             One line an equilibrium.
         """
         _require_one("Equilibria", self.valid, 1)
+        if _is_invalid(self):
+            return f"equilibria: none, because {_NO_SENSE}"
         rows = [e for e in range(self.valid.shape[0]) if bool(self.valid[e])]
         lines = [self._describe(e, problem) for e in rows] or ["no equilibrium found"]
         if not bool(self.complete):
@@ -94,7 +109,7 @@ class Equilibria(eqx.Module):
         else:
             kind = "continuum" if segment else "mixed"
             play = f"{kind}: " + ", ".join(
-                f"{name} {low:.6g}" + (f" to {high:.6g}" if segment else "")
+                f"{name} {_share(low)}" + (f" to {_share(high)}" if segment else "")
                 for name, low, high in zip(names, start, end, strict=True)
                 if low > 0 or high > 0
             )
@@ -130,6 +145,11 @@ class Rationalizable(eqx.Module):
     certainty : [A] codes of `Certainty`: OUT (provably not in the set), IN (in it, with a
         verified self-justified set), UNDECIDED.
     tol_fit, tol_payoff : tolerances at which that holds.
+
+    Notes
+    -----
+    Where (traced) numbers make no sense, so that the phase would be INVALID, all of ``certainty``
+    is UNDECIDED, hence ``mask`` True, and the tolerances are NaN.
     """
 
     mask: Bool[Array, " actions"]
@@ -139,12 +159,16 @@ class Rationalizable(eqx.Module):
 
     def __repr__(self) -> str:
         if not _is_one(self.mask, 1):
-            return f"Rationalizable(batch={_batch(self.mask, 1)}, actions={self.mask.shape[-1]})"
+            return f"Rationalizable({_shape(self.mask, 'actions')})"
+        if _is_invalid(self):
+            return f"Rationalizable({_NO_SENSE})"
         return f"Rationalizable({[Certainty(int(c)).name for c in np.asarray(self.certainty)]})"
 
     def summary(self, problem: Any) -> str:
         """Say in words, with the names of the problem, which actions are rationalizable."""
         _require_one("Rationalizable", self.mask, 1)
+        if _is_invalid(self):
+            return f"rationalizable: not determined, because {_NO_SENSE}"
         by_code = {
             code: [
                 name
@@ -161,21 +185,41 @@ class Rationalizable(eqx.Module):
         return text
 
 
+def _share(probability: Any) -> str:
+    """A probability in words, which says if it is not quite the 0 or 1 that rounding makes it."""
+    nearly = 2 * np.finfo(probability.dtype).eps
+    if 0 < probability <= nearly:
+        return "more than 0"
+    return "less than 1" if 1 - nearly <= probability < 1 else f"{probability:.6g}"
+
+
 def theta_label(theta: Any) -> str:
     """A parameter vector [D] in words."""
     numbers = [f"{x:.6g}" for x in np.asarray(theta)]
     return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
 
 
-def _is_one(array: Array, ndim: int) -> bool:
-    return not hasattr(array, "aval") or (array.ndim == ndim and not _traced(array))
+_NO_SENSE = "the numbers of the problem make no sense"
 
 
-def _traced(array: Array) -> bool:
-    return not hasattr(array, "addressable_shards")
+def _is_invalid(result: Equilibria | Rationalizable) -> bool:
+    return bool(np.isnan(np.asarray(result.tol_fit)))
 
 
-def _batch(array: Array, ndim: int) -> tuple[int, ...]:
+def _is_one(array: Any, ndim: int) -> bool:
+    """Whether it holds the values of one problem: no batch, and nothing traced or abstract."""
+    has_values = isinstance(array, (np.ndarray, jax.Array)) and is_concrete(array)
+    return has_values and array.ndim == ndim
+
+
+def _shape(array: Any, last: str) -> str:
+    """Shape of an array of any kind, or what stands in its place in a tree."""
+    if not hasattr(array, "shape"):
+        return type(array).__name__
+    return f"batch={_batch(array, 1)}, {last}={array.shape[-1]}"
+
+
+def _batch(array: Any, ndim: int) -> tuple[int, ...]:
     return array.shape[: array.ndim - ndim]
 
 

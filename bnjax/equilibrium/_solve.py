@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._check import check_exploration
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
+from ._codes import Certainty, Stability
 from ._continuous_many import solve_continuous_many
 from ._continuous_pair import solve_continuous_pair
 from ._enumeration import MAX_SYSTEMS, num_systems, solve_by_enumeration
@@ -56,8 +59,45 @@ def solve(
     """Solve by the algorithm that the kind of problem allows, and say whether it makes sense.
 
     With ``max_equilibria = 0`` no equilibria are listed, and the solvers do only what it takes
-    to know which pure strategies are equilibria and what is rationalizable.
+    to know which pure strategies are equilibria and what is rationalizable. Where the problem,
+    the exploration or a tolerance makes no sense, nothing is claimed.
     """
+    found, possible, valid = _solve(problem, exploration, max_equilibria, tolerance)
+    # Concrete ones were judged on the host. NaN compares false.
+    valid &= (exploration >= 0) & (exploration <= 1)
+    valid &= (tolerance.fit >= 0) & (tolerance.payoff >= 0)
+    return *_claim_nothing_unless(valid, found, possible), valid
+
+
+def _claim_nothing_unless(
+    valid: Bool[Array, ""], found: Equilibria, possible: Rationalizable
+) -> tuple[Equilibria, Rationalizable]:
+    """Withdraw all that the results say, unless the problem makes sense."""
+    tol_fit, tol_payoff = (jnp.where(valid, x, jnp.nan) for x in (found.tol_fit, found.tol_payoff))
+    found = dataclasses.replace(
+        found,
+        others_fit=found.others_fit & valid,
+        is_pure=found.is_pure & valid,
+        stability=jnp.where(valid, found.stability, int(Stability.UNKNOWN)),
+        absorbing=found.absorbing & valid,
+        residual=jnp.where(valid, found.residual, 0.0),
+        valid=found.valid & valid,
+        pure=found.pure & valid,
+        complete=found.complete & valid,
+        tol_fit=tol_fit,
+        tol_payoff=tol_payoff,
+    )
+    certainty = jnp.where(valid, possible.certainty, int(Certainty.UNDECIDED))
+    return found, Rationalizable(possible.mask | ~valid, certainty, tol_fit, tol_payoff)
+
+
+def _solve(
+    problem: AbstractProblem,
+    exploration: Float[Array, ""],
+    max_equilibria: int,
+    tolerance: Tolerance,
+) -> tuple[Equilibria, Rationalizable, Bool[Array, ""]]:
+    """What `solve` returns, whatever the numbers are, and whether those of the problem are any."""
     if isinstance(problem, FamilyProblem):
         by_family = solve_continuous_pair if problem.num_actions == 2 else solve_continuous_many
         return *by_family(problem, exploration, max_equilibria, tolerance), problem.is_valid()

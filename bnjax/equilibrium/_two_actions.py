@@ -16,7 +16,7 @@ from ._envelope import Walk, walk
 from ._lanes import in_lanes, kept
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance
-from ._verify import admissible, misfit, others_fit, payoff_range, residual, uninformative
+from ._verify import admissible, misfit, payoff_range, residual, uninformative
 
 
 def solve_two_actions(
@@ -48,7 +48,8 @@ def solve_two_actions(
     pure = jnp.diagonal(optimal)
     listed = jnp.arange(max_equilibria, dtype=jnp.int32) < met.num_ties
     ties = Ties(met.lo, met.hi, met.before, met.after, listed, met.first, met.last)
-    rows = components(ties, pure, max_equilibria, tolerance)
+    rows = components(ties, pure, max_equilibria, tolerance, _apart(reduced, tolerance))
+    rows = _split(*lax.stop_gradient((reduced, favours, rows)), tolerance)
     found = rows.num
     rows, belief = jax.vmap(lambda row: _polish(reduced, gain, favours, row, tolerance))(
         rows._replace(num=jnp.broadcast_to(found, rows.lo.shape))
@@ -57,7 +58,7 @@ def solve_two_actions(
     strategy_end = jnp.stack([rows.hi, 1 - rows.hi], -1)
     check = jax.vmap(lambda sigma, mu: residual(reduced, sigma, mu))
     left_over = jnp.maximum(check(strategy, belief), check(strategy_end, belief))
-    tied = jax.vmap(lambda sigma, mu: others_fit(reduced, sigma, mu, tolerance))
+    tied = jax.vmap(lambda row, mu: jnp.any((_misfit(reduced, *row) <= tolerance.fit) & (mu <= 0)))
     flat = uninformative(reduced, tolerance)
     equilibria = Equilibria(
         strategy=strategy,
@@ -67,7 +68,7 @@ def solve_two_actions(
         atoms=None,
         atom_weight=None,
         best_fit=jnp.sum(belief[:, :, None] * theta, 1),
-        others_fit=rows.valid & tied(strategy, belief),
+        others_fit=rows.valid & tied((rows.lo, rows.hi), belief),
         is_pure=rows.is_pure & rows.valid,
         stability=jnp.where(rows.valid, rows.stability, 0),
         absorbing=rows.is_pure & rows.valid & jnp.where(rows.lo > 0, flat[0], flat[1]),
@@ -177,6 +178,87 @@ def _columns(given, exploration):
     return kl, payoffs, support, valid
 
 
+def _apart(reduced: ReducedForm, tolerance: Tolerance) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether pure play, at s = 0 and at s = 1, has better fits than play next to it.
+
+    They rule out what the other action brings about. Half the tolerance is left to those that
+    are tied next to it.
+    """
+    everywhere = reduced.support & ~reduced.ruled_out.any(1)
+
+    def gap(action: int) -> Array:
+        kl, allowed = reduced.kl[:, action], reduced.support & ~reduced.ruled_out[:, action]
+        least = [jnp.min(jnp.where(which, kl, jnp.inf)) for which in (everywhere, allowed)]
+        return least[0] - least[1]
+
+    return gap(1) > 0.5 * tolerance.fit, gap(0) > 0.5 * tolerance.fit
+
+
+def _misfit(reduced: ReducedForm, lo: Array, hi: Array) -> Float[Array, " models"]:
+    """Largest misfit of each model to play from lo to hi: a convex function of play."""
+    middle = 0.5 * (lo + hi)
+    allowed = admissible(reduced, jnp.stack([middle, 1 - middle]))
+    at_ends = [misfit(reduced, jnp.stack([s, 1 - s])) for s in (lo, hi)]
+    return jnp.where(allowed, jnp.maximum(*at_ends), jnp.inf)
+
+
+def _split(
+    reduced: ReducedForm, favours: Bool[Array, "2 models"], rows: Components, tolerance: Tolerance
+) -> Components:
+    """Cut every continuum where no belief supports more of it.
+
+    From the left end on, of the models that fit there and favour an action the one that falls
+    fastest fits longest; the first of the two that another model overtakes ends the piece.
+    One continuum a trip, and most often there is none.
+    """
+    size = rows.lo.shape[0]
+    if not size:
+        return rows
+    level, slope = reduced.kl[:, 1], reduced.kl[:, 0] - reduced.kl[:, 1]
+    everywhere = reduced.support & ~reduced.ruled_out.any(1)
+    index = jnp.arange(size, dtype=jnp.int32)
+
+    def waiting(state):
+        rows, start = state
+        return rows.valid & (rows.lo < rows.hi) & (index >= start)
+
+    def reach(s, which):
+        """How far from s on one model of a class fits, and where it is overtaken exactly."""
+        value = level + slope * s
+        worse = jnp.where(
+            everywhere, value - jnp.min(jnp.where(everywhere, value, jnp.inf)), jnp.inf
+        )
+        own = jnp.where(which, worse, jnp.inf)
+        model = jnp.argmin(jnp.where(own <= jnp.maximum(own.min(), tolerance.fit), slope, jnp.inf))
+        turn = slope[model] - slope
+        overtakes = everywhere & (turn > 0)
+        turn = jnp.where(overtakes, turn, 1.0)
+        until = jnp.where(overtakes, (worse - worse[model] + tolerance.fit) / turn, jnp.inf)
+        by = jnp.argmin(until)
+        exact = (worse - worse[model])[by] / turn[by]
+        return s + until[by], s + jnp.where(exact > tolerance.play, exact, until[by])
+
+    def trip(state):
+        rows, _ = state
+        row = jnp.argmax(waiting(state)).astype(jnp.int32)
+        lo, hi = rows.lo[row], rows.hi[row]
+        until, exact = jax.vmap(lambda which: reach(lo, which))(favours)
+        cut = jnp.where(until.min() < hi, jnp.minimum(exact.min(), hi), hi)
+        # What is left may be too short to be told from its end.
+        is_new = hi - cut > tolerance.play
+        source = jnp.where(is_new & (index > row), index - 1, index)
+        new = jax.tree.map(lambda x: x[source] if x.ndim else x, rows)
+        is_rest = is_new & (index == row + 1)
+        return new._replace(
+            lo=jnp.where(is_rest, cut, new.lo),
+            hi=jnp.where(index == row, cut, new.hi),
+            num=rows.num + is_new.astype(rows.num.dtype),
+        ), row + 1
+
+    start = rows, jnp.zeros((), jnp.int32)
+    return lax.while_loop(lambda state: jnp.any(waiting(state)), trip, start)[0]
+
+
 def _polish(
     reduced: ReducedForm, gain: Array, favours: Array, row: Components, tolerance: Tolerance
 ) -> tuple[Components, Float[Array, " models"]]:
@@ -186,8 +268,7 @@ def _polish(
     lines they are is not.
     """
     s = lax.stop_gradient(0.5 * (row.lo + row.hi))
-    play = jnp.stack([s, 1 - s])
-    worse = jnp.where(admissible(reduced, play), misfit(reduced, play), jnp.inf)
+    worse = _misfit(*lax.stop_gradient((reduced, row.lo, row.hi)))
     fits = worse <= tolerance.fit
     # At an end of [0, 1] any best fit may be believed: take the one that favours it most.
     extreme = jnp.where(s > 0, jnp.argmax(jnp.where(fits, gain, -jnp.inf)), 0)

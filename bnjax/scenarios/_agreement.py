@@ -68,7 +68,9 @@ def agreement_problem(
     if is_concrete(width) and not isinstance(width, Array) and width == 0:
         family = Family(_one_axis, [0.0], [1.0], None, True, rates[:1])
     else:
-        near = _NearAxis(probability("width", width).astype(p_first.dtype))
+        width = probability("width", width).astype(p_first.dtype)
+        # A traced one that is no probability makes models that are none.
+        near = _NearAxis(jnp.where((width >= 0) & (width <= 1), width, jnp.nan))
         identified = [[True, False], [True, False]]
         family = Family(near, [0.0, 0.0], [1.0, 1.0], identified, True, rates)
     return FamilyProblem(truth, family, [False, True], names)

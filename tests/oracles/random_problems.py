@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-Kind = Literal["generic", "infinite", "ties", "unsupported"]
+Kind = Literal["generic", "infinite", "ties", "unsupported", "thirds"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -26,6 +26,9 @@ def random_problem(
     - ``ties``: small integer ratios, repeated models, and actions that teach nothing because
       they have the same consequences according to every model.
     - ``unsupported``: some models have prior weight zero.
+    - ``thirds``: multiples of 1/3, zeros among them, in the truth and in all models but model 0,
+      which rules nothing out; and an action about which all agree with model 0 but model 1, which
+      is right. Makes ties that hold only in the limit of play which refutes model 1.
 
     Sizes that are not given are drawn: A from 2 to 5, M from 2 to 12, Y from 2 to 4.
     """
@@ -33,7 +36,7 @@ def random_problem(
     a = int(rng.integers(2, 6)) if num_actions is None else num_actions
     m = int(rng.integers(2, 13)) if num_models is None else num_models
     y = int(rng.integers(2, 5)) if num_consequences is None else num_consequences
-    draw = _tied if kind == "ties" else _dirichlet
+    draw = {"ties": _tied, "thirds": _thirds}.get(kind, _dirichlet)
     probs, model_probs, payoff = draw(rng, a, m, y)
     if kind == "infinite":
         model_probs = _with_zeros(rng, model_probs)
@@ -74,6 +77,17 @@ def _tied(
     model_probs[:, dull] = probs[dull] if rng.random() < 0.5 else ratios(len(dull))
     copies = rng.random(m) < 0.3
     model_probs[copies] = model_probs[rng.integers(0, m, size=copies.sum())]
+    return probs, model_probs, rng.integers(-2, 3, size=(a, y)).astype(float)
+
+
+def _thirds(
+    rng: np.random.Generator, a: int, m: int, y: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    probs, model_probs = (rng.multinomial(3, np.full(y, 1 / y), size) / 3 for size in (a, (m, a)))
+    model_probs[0] = (1 + rng.multinomial(3, np.full(y, 1 / y), a)) / (3 + y)
+    agreed = rng.integers(a)
+    model_probs[:, agreed] = model_probs[0, agreed]
+    model_probs[1, agreed] = probs[agreed]
     return probs, model_probs, rng.integers(-2, 3, size=(a, y)).astype(float)
 
 
