@@ -1,5 +1,6 @@
 """Nothing false is said: of nonsense, of whole continua, of what a batch or a gradient touches."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -315,3 +316,86 @@ def test_rows_hold_in_single_precision_and_with_exploration(kind):
             found = bn.equilibria(padded(arrays), exploration, max_equilibria=12)
             single = {k: v.astype(np.float32) if k != "safe" else v for k, v in arrays.items()}
             assert_rows_hold(single, found, exploration)
+
+
+# Batches and gradients
+
+
+def with_zeros():
+    """Consequences that never happen, and a model that rules out what does."""
+    return bn.Problem(
+        probs=[[0.7, 0.3, 0.0], [0.4, 0.5, 0.1]],
+        model_probs=[
+            [[0.6, 0.4, 0.0], [0.2, 0.7, 0.1]],
+            [[0.5, 0.5, 0.0], [0.5, 0.3, 0.2]],
+            [[0.2, 0.8, 0.0], [0.9, 0.0, 0.1]],
+        ],
+        payoff=[[0.0, 1.0, 2.0], [0.0, 1.0, 0.0]],
+        safe=[True, False],
+        theta=[0.1, 0.2, 0.3],
+    )
+
+
+def gaussian():
+    return bn.GaussianProblem(
+        mean=[1.0, 2.0, 3.0],
+        sd=[1.0, 1.0, 1.0],
+        model_mean=[[1.0, 2.0, 2.0], [0.0, 3.0, 1.0]],
+        model_sd=[[1.0, 1.0, 1.0], [1.0, 2.0, 1.0]],
+        payoff_intercept=[0.0, 0.0, 0.0],
+        payoff_slope=[1.0, 1.0, 1.0],
+        safe=[True, False, False],
+    )
+
+
+@pytest.mark.parametrize("make", [with_zeros, gaussian])
+def test_every_leaf_can_be_a_batch_alone(make):
+    problem = make()
+    leaves, structure = jax.tree.flatten(problem)
+
+    def ask(problem):
+        return bn.equilibria(problem, 0.1), bn.rationalizable(problem, 0.1), bn.phase(problem, 0.1)
+
+    alone = jax.device_get(ask(problem))
+    for i, leaf in enumerate(leaves):
+
+        def batched(leaf, i=i):
+            return ask(jax.tree.unflatten(structure, [*leaves[:i], leaf, *leaves[i + 1 :]]))
+
+        together = jax.device_get(jax.vmap(batched)(jnp.stack([leaf, leaf])))
+        for one, both in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+            np.testing.assert_allclose(both, np.stack([one, one]), atol=1e-6)
+
+
+def everything_of(problem):
+    found = bn.equilibria(problem)
+    play = jnp.where(found.valid[:, None], found.strategy, 0.0)
+    return play[:, 0].sum() + found.residual.sum() + found.best_fit.sum() + found.belief[:, 0].sum()
+
+
+def test_gradients_at_zero_probabilities_are_numbers():
+    problem = with_zeros()
+
+    def total(probs, model_probs):
+        return everything_of(
+            eqx.tree_at(
+                lambda p: (p.consequence.probs, p.model_probs), problem, (probs, model_probs)
+            )
+        )
+
+    gradients = jax.jit(jax.grad(total, (0, 1)))
+    edge = jnp.asarray([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    models = [
+        [[0.6, 0.4, 0.0], [0.0, 1.0, 0.0]],
+        [[1.0, 0.0, 0.0], [0.5, 0.3, 0.2]],
+        [[0.5, 0.5, 0.0]] * 2,
+    ]
+    for probs, believed in ((problem.probs, problem.model_probs), (edge, jnp.asarray(models))):
+        for gradient in gradients(probs, believed):
+            assert np.isfinite(gradient).all()
+
+
+def test_gradients_through_a_continuum_that_is_cut_are_numbers():
+    arrays = indifferent([0.6, 0.4, 0.5])
+    gradient = jax.grad(lambda m: everything_of(bn.Problem(**arrays | {"model_probs": m})))
+    assert np.isfinite(gradient(jnp.asarray(arrays["model_probs"], jnp.float32))).all()
