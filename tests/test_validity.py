@@ -399,3 +399,14 @@ def test_gradients_through_a_continuum_that_is_cut_are_numbers():
     arrays = indifferent([0.6, 0.4, 0.5])
     gradient = jax.grad(lambda m: everything_of(bn.Problem(**arrays | {"model_probs": m})))
     assert np.isfinite(gradient(jnp.asarray(arrays["model_probs"], jnp.float32))).all()
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_a_tie_of_all_payoffs_is_a_tie_in_either_precision(double):
+    """A range of payoffs that is all rounding must not make the tolerance vanish with it."""
+    with jax.enable_x64(double):
+        problem = bn.scenarios.deception(detect_lower=0.4, detect_upper=0.4)  # the threshold
+        assert int(bn.phase(problem)) == bn.Phase.MULTISTABLE
+        finite = problem.discretize(2)
+        assert int(bn.phase(finite)) == bn.Phase.MULTISTABLE
+        assert bn.certify(finite, tol_payoff=1e-9 if double else 1e-5).mask.all()

@@ -17,6 +17,7 @@ from jaxtyping import ArrayLike
 from numpy.typing import NDArray
 
 from .._check import is_concrete
+from ._tolerance import least_payoff_range
 
 TOL_FIT = 1e-9
 """Models whose fit is this close to the best, in nats, count as tied."""
@@ -139,7 +140,7 @@ def exact_form(
     problem: Any, tremble: Fraction, tol_fit: Fraction, tol_payoff: Fraction
 ) -> ExactForm:
     """Apply exploration, drop unsupported models, and leave floating point."""
-    kl, ruled_out, payoffs, support = _reduced(problem)
+    kl, ruled_out, payoffs, support, dtype = _reduced(problem)
     num_models, num_actions = kl.shape
     models = np.flatnonzero(support)
     kl, ruled_out, payoffs = kl[models], ruled_out[models], payoffs[models]
@@ -149,7 +150,8 @@ def exact_form(
         exact_kl = (1 - tremble) * exact_kl + tremble * mean
         ruled_out = np.broadcast_to(ruled_out.any(1, keepdims=True), ruled_out.shape)
     exact_payoffs = _fractions(payoffs)
-    slack = tol_payoff * (exact_payoffs.max() - exact_payoffs.min())
+    least = Fraction(least_payoff_range(dtype)) * abs(exact_payoffs).max()
+    slack = tol_payoff * max(exact_payoffs.max() - exact_payoffs.min(), least)
     kl_integers, tol_integer = _integers(exact_kl, tol_fit)
     payoff_integers, slack_integer = _integers(exact_payoffs, slack)
     return ExactForm(
@@ -180,8 +182,8 @@ def _number(name: str, value: Any, upper: float = math.inf) -> Fraction:
     return Fraction(number)
 
 
-def _reduced(problem: Any) -> tuple[NDArray[Any], ...]:
-    """Return K, the ruled-out mask, U and the support as NumPy arrays, or say what is wrong."""
+def _reduced(problem: Any) -> tuple[Any, ...]:
+    """Return K, the ruled-out mask, U, the support and U's own type, or say what is wrong."""
     reduced = problem.reduced_form()
     fields = [getattr(reduced, name) for name in ("kl", "ruled_out", "payoffs", "support")]
     if not is_concrete(fields):
@@ -201,7 +203,7 @@ def _reduced(problem: Any) -> tuple[NDArray[Any], ...]:
             raise ValueError(f"`problem` must have finite {name}; got NaN or infinity.")
     if not support.any():
         raise ValueError("`problem` must have a model in the prior's support; got none.")
-    return kl, ruled_out, payoffs, support
+    return kl, ruled_out, payoffs, support, np.asarray(fields[2]).dtype
 
 
 def _fractions(array: NDArray[np.float64]) -> NDArray[np.object_]:

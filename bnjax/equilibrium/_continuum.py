@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from .._numerics import sum_last
 from ..problem import FamilyProblem
 from ._box import minimise
+from ._tolerance import least_payoff_range
 
 
 class Continuum:
@@ -30,7 +31,8 @@ class Continuum:
         huge = float(jnp.finfo(self.kl.dtype).max) / 4
         self._finite_kl = jnp.where(self.ruled_out, huge, self.kl)
         self.payoffs = jax.vmap(problem.payoffs)(self.nodes)
-        self.payoff_range = self.payoffs.max() - self.payoffs.min()
+        least = least_payoff_range(self.payoffs.dtype) * jnp.abs(self.payoffs).max()
+        self.payoff_range = jnp.maximum(self.payoffs.max() - self.payoffs.min(), least)
         self.never_identified = tuple(not known for known in family.identifies_jointly())
         # Actions that, played alone, leave a set of best fits.
         self.leaves_open = [not all(family.identifies(a)) for a in range(problem.num_actions)]

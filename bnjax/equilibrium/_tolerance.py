@@ -35,6 +35,16 @@ def default_tolerance(
     )
 
 
+def least_payoff_range(dtype) -> float:
+    """Share of the largest payoff that the payoff range is taken to be at least.
+
+    A range that is all rounding would make a tolerance relative to it vanish, and ties with it:
+    the default ``tol_payoff`` of this share is 8 roundings.
+    """
+    eps = float(jnp.finfo(dtype).eps)
+    return 8 * eps / (1e-5 if eps > 1e-10 else 1e-10)
+
+
 def _as_tolerance(name: str, value: ArrayLike | None, default: float, dtype) -> Array:
     array = as_float(name, default if value is None else value, ndim=0).astype(dtype)
     if is_concrete(array) and not float(array) >= 0:

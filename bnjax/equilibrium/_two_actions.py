@@ -15,7 +15,7 @@ from ._components import Components, Ties, components, rationalizable_pair
 from ._envelope import Walk, walk
 from ._lanes import in_lanes, kept
 from ._results import Equilibria, Rationalizable
-from ._tolerance import Tolerance
+from ._tolerance import Tolerance, least_payoff_range
 from ._verify import admissible, misfit, payoff_range, residual, uninformative
 
 
@@ -113,7 +113,9 @@ def _facts(
         big = jnp.finfo(kl[0].dtype).max / 4
         high = jnp.max(jnp.where(support, jnp.maximum(u_0, u_1), -jnp.inf), axis=0)
         low = jnp.min(jnp.where(support, jnp.minimum(u_0, u_1), jnp.inf), axis=0)
-        slack = tol_payoff * (high - low)
+        # As `payoff_range`, for a block of problems.
+        rounding = least_payoff_range(u_0.dtype) * jnp.maximum(jnp.abs(high), jnp.abs(low))
+        slack = tol_payoff * jnp.maximum(high - low, rounding)
         favours = support & (u_0 - u_1 >= -slack), support & (u_0 - u_1 <= slack)
 
         def least(kl):

@@ -8,15 +8,16 @@ from jaxtyping import Array, Bool, Float, Int
 from .._numerics import sum_last
 from ..problem import ReducedForm
 from ._codes import Stability
-from ._tolerance import Tolerance
+from ._tolerance import Tolerance, least_payoff_range
 
 
 def payoff_range(reduced: ReducedForm) -> Float[Array, ""]:
-    """Largest minus smallest subjective payoff among supported models."""
+    """Largest minus smallest subjective payoff among supported models, above rounding."""
     supported = reduced.support[:, None]
     high = jnp.max(jnp.where(supported, reduced.payoffs, -jnp.inf))
     low = jnp.min(jnp.where(supported, reduced.payoffs, jnp.inf))
-    return high - low
+    least = least_payoff_range(reduced.payoffs.dtype)
+    return jnp.maximum(high - low, least * jnp.maximum(jnp.abs(high), jnp.abs(low)))
 
 
 def admissible(reduced: ReducedForm, strategy: Float[Array, " actions"]) -> Bool[Array, " models"]:
