@@ -134,7 +134,8 @@ def _projected_newton(function: Function, start, lower, upper) -> Minimum:
     inside = 8 * eps
 
     def slope(z):
-        return jax.grad(lambda z: function(at(z))[0])(jnp.clip(z, inside, 1 - inside))
+        inwards = lax.stop_gradient(jnp.clip(z, inside, 1 - inside) - z)
+        return jax.grad(lambda z: function(at(z))[0])(z + inwards)
 
     @jax.jit  # traced once
     def slope_and_curvature(z):

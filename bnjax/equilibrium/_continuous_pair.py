@@ -172,7 +172,10 @@ def solve_continuous_pair(
     absorbing = jnp.where(rows.lo > 0, uninformative[0], uninformative[1]) & (exploration == 0)
     listed = (rows.num <= max_equilibria) & (num_ties <= max_equilibria)
     listed &= all_settled & jnp.all(verified | ~rows.valid)
-    stability = jnp.where(all_settled, rows.stability, int(Stability.UNKNOWN))
+    # Play next to a row says whether it holds; where that is in doubt, so is its stability.
+    firm = jnp.all(pair.settled(beside[1]), axis=0)
+    firm = jnp.where(rows.lo <= 0, settled[0], jnp.where(rows.hi >= 1, settled[-1], firm))
+    stability = jnp.where(firm, rows.stability, int(Stability.UNKNOWN))
     equilibria = Equilibria(
         strategy=strategy,
         strategy_end=jnp.stack([hi, 1 - hi], -1),
