@@ -153,7 +153,7 @@ def _projected_newton(function: Function, start, lower, upper) -> Minimum:
         steep = jnp.clip(-g / jnp.where(curvature > 0, curvature, 1.0), -1.0, 1.0)
         steep = jnp.where(free, jnp.where(curvature > 0, steep, -jnp.sign(g)), 0.0)
         downhill = (jnp.sum(jnp.where(free, step * g, 0.0)) < 0) & jnp.all(jnp.isfinite(step))
-        return jnp.where(downhill, step, steep), steep
+        return jnp.where(downhill, step, steep)
 
     def bent(z, g, h, free, step, share=0.0):
         """Where the step leads when what it drives to a bound stays there and the rest adjusts.
@@ -163,28 +163,32 @@ def _projected_newton(function: Function, start, lower, upper) -> Minimum:
         target = jnp.clip(z + step, share * z, top - share * (top - z))
         stopped = target != z + step
         shift = jnp.where(stopped, target - z, 0.0)
-        rest, _ = newton(g + jnp.sum(h * shift, -1), h, free & ~stopped)
+        rest = newton(g + jnp.sum(h * shift, -1), h, free & ~stopped)
         return jnp.clip(jnp.where(stopped, target, z + rest), 0.0, top)
 
     def trip(k, z):
         g, h = slope_and_curvature(z)
         free = free_of(z, g)
-        plain, steep = newton(g, h, free)
+        plain = newton(g, h, free)
         room = z * (1 - z)
         tilt = jnp.where(room > 0, g * (1 - 2 * z) / jnp.where(room > 0, room, 1.0), 0.0)
-        poles, _ = newton(g, h + jnp.diag(tilt), free)
+        poles = newton(g, h + jnp.diag(tilt), free)
+        # Each coordinate for itself: beside a pole all of them together may be no good.
+        alone = jnp.abs(jnp.diagonal(h) + tilt)
+        alone = jnp.where(free & (alone > 0), -g / jnp.where(alone > 0, alone, 1.0), 0.0)
         step = jnp.where(k % 2 == 0, poles, plain)
         straight = jnp.clip(z + step, 0.0, top)
-        trials = [
-            z,
-            bent(z, g, h, free, step),
-            bent(z, g, h, free, step, 0.01),
-            jnp.clip(z + jnp.where(k % 2 == 0, plain, poles), 0.0, top),
-            z + 0.3 * (straight - z),
-            z + 0.03 * (straight - z),
-            jnp.clip(z + steep, 0.0, top),
-        ]
-        trials = jnp.stack(trials)
+        trials = jnp.stack(
+            [
+                z,
+                bent(z, g, h, free, step),
+                bent(z, g, h, free, step, 0.01),
+                jnp.clip(z + jnp.where(k % 2 == 0, plain, poles), 0.0, top),
+                z + 0.3 * (straight - z),
+                z + 0.03 * (straight - z),
+                jnp.clip(z + alone, 0.01 * z, top - 0.01 * (top - z)),
+            ]
+        )
         values = jax.vmap(value)(trials)
         noise = 4 * eps * (1 + jnp.abs(values[0]))
         best = jnp.argmin(values)
@@ -200,7 +204,7 @@ def _projected_newton(function: Function, start, lower, upper) -> Minimum:
     now, h = lax.stop_gradient((g, h))
     free = free_of(z, now)
     drift = _solve_free(h, g - now, free)
-    following = bent(z, now, h, free, newton(now, h, free)[0])
+    following = bent(z, now, h, free, newton(now, h, free))
     z = z - jnp.where(jnp.isfinite(drift).all(), drift, 0.0)
     point = jnp.clip(at(z), lower, upper)
     return Minimum(point, lax.stop_gradient(at(following)), lax.stop_gradient(value(z)))

@@ -156,9 +156,9 @@ def solve_continuous_pair(
     optimal = jnp.stack([ends.d_most >= -pair.slack, ends.d_least <= pair.slack], -1)
     pure = jnp.diagonal(optimal)
     rows = components(ties, pure, max_equilibria, tolerance)
-    # On either side of each, because the best fit may jump there.
+    # At each, and on either side of it, because the best fit may jump there.
     middle = 0.5 * (rows.lo + rows.hi)
-    around = jnp.clip(jnp.stack([middle - edge, middle + edge]), 0.0, 1.0)
+    around = jnp.clip(jnp.stack([middle - edge, middle + edge, middle]), 0.0, 1.0)
     beside = around, jax.vmap(jax.vmap(pair.mixed))(around)
     atoms, weight, residual, drift = jax.vmap(
         lambda row, beside: _support(pair, row, beside, ends), in_axes=(0, 1)
@@ -173,7 +173,7 @@ def solve_continuous_pair(
     listed = (rows.num <= max_equilibria) & (num_ties <= max_equilibria)
     listed &= all_settled & jnp.all(verified | ~rows.valid)
     # Play next to a row says whether it holds; where that is in doubt, so is its stability.
-    firm = jnp.all(pair.settled(beside[1]), axis=0)
+    firm = jnp.all(pair.settled(beside[1])[:2], axis=0)
     firm = jnp.where(rows.lo <= 0, settled[0], jnp.where(rows.hi >= 1, settled[-1], firm))
     stability = jnp.where(firm, rows.stability, int(Stability.UNKNOWN))
     equilibria = Equilibria(
@@ -336,7 +336,7 @@ def _support(
     lo, hi, is_pure = row
     s = 0.5 * (lo + hi)
     around, replies = beside
-    left, right = _row(replies, 0), _row(replies, 1)
+    left, right, again = (_row(replies, i) for i in range(3))
     straddles = (left.d_least * right.d_most < 0) & (lo == hi) & ~is_pure
     first, second = left.least, right.most
     first = jnp.where(is_pure, jnp.where(s > 0, ends.most[0], ends.least[1]), first)
@@ -367,7 +367,6 @@ def _support(
     play = continuum.realised(jnp.stack([s, 1 - s]))
     misfits = jax.vmap(lambda theta: sum_last(jnp.where(play > 0, play * pair.kl(theta), 0.0)))
     # Against a fit of its own, the grid, and what one more step would change.
-    again = pair.mixed(s)
     rivals = misfits(jnp.stack([again.least, again.most]))
     rivals = jnp.where(jnp.isnan(rivals), jnp.inf, rivals)
     short = misfits(atoms) - jnp.minimum(rivals.min(), continuum.misfit_at_nodes(play).min())

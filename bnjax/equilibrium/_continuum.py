@@ -167,9 +167,7 @@ class Continuum:
         lower = jnp.where(known, self.lower, middle)
         upper = jnp.where(known, self.upper, middle)
         weights = (jnp.arange(self.problem.num_actions) == action).astype(self.lower.dtype)
-        return minimise(
-            lambda x: self.misfit(self.theta(x, action), weights), nodes, lower, upper
-        )
+        return minimise(lambda x: self.misfit(self.theta(x, action), weights), nodes, lower, upper)
 
     def identified_by(self, action: Int[Array, ""]) -> Bool[Array, " parameters"]:
         """Which coordinates, in its own chart, an action identifies when played alone."""
@@ -220,9 +218,7 @@ class Continuum:
 
         def signed(sign):
             def value(x):
-                payoffs = problem.consequence.payoffs(
-                    problem.family.function(self.theta(x, chart))
-                )
+                payoffs = problem.consequence.payoffs(problem.family.function(self.theta(x, chart)))
                 return sign * score(payoffs), jnp.zeros((), bool)
 
             return minimise(value, nodes, lower, upper)
