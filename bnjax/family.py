@@ -38,7 +38,9 @@ class Family(eqx.Module):
         not anew in every call, or JAX compiles anew), or an `equinox.Module` whose arrays
         then are leaves of the problem. A Module may also have a method
         ``chart(action, coordinates) -> theta``: the box then holds *coordinates*, and the
-        chart of an action is where its data identify coordinates one by one.
+        chart of an action is where its data identify coordinates one by one. Where that
+        chart is not smooth in the first coordinate, a method ``kinks(action) -> [k]`` says at
+        which of its values, so that the solver looks on either side of each.
     lower, upper : [D] bounds of the box.
     identified : one row an action, one boolean a coordinate: whether playing that action
         alone identifies the coordinate (in the chart of that action). What is not identified
@@ -119,6 +121,17 @@ class Family(eqx.Module):
     def has_grid(self) -> bool:
         """Whether the nodes form an even grid, so that they have neighbours."""
         return self.dimension <= max(_NODES_PER_DIMENSION)
+
+    def pieces(self, action: int) -> tuple[Array, Array]:
+        """Lower and upper bounds [P, D] of the boxes in which the chart of an action is smooth."""
+        lower, upper = self.lower[None], self.upper[None]
+        if not (self.has_charts and hasattr(self.function, "kinks")):
+            return lower, upper
+        kinks = jnp.asarray(self.function.kinks(action), self.lower.dtype)
+        kinks = jnp.sort(jnp.clip(kinks, self.lower[0], self.upper[0]))
+        edges = jnp.concatenate([lower[0, :1], kinks, upper[0, :1]])
+        lower, upper = (jnp.repeat(bound, len(edges) - 1, axis=0) for bound in (lower, upper))
+        return lower.at[:, 0].set(edges[:-1]), upper.at[:, 0].set(edges[1:])
 
     def identifies_jointly(self) -> tuple[bool, ...]:
         """Which coordinates are identified when every action is played.

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._numerics import sum_last, true_first
 from ..problem import FamilyProblem
+from ._codes import Certainty, Stability
 from ._components import Ties, components, rationalizable_pair
 from ._continuum import Continuum
 from ._envelope import MINUS, PLUS, TIE
@@ -28,15 +29,24 @@ _SCAN = 33
 # Trips to a root, in double and single precision, of a best fit that moves smoothly and of one
 # that may jump. Every third halves: that is what the very worst case is left with.
 _TRIPS_SMOOTH, _TRIPS_JUMP = (10, 6), (18, 9)
+# Replies to the points of the scan, and to the two pure strategies (s = 1 and s = 0).
+_PARTS = slice(None, -2), slice(-2, None)
+# By how many times the larger tolerance an equilibrium may fall short.
+_SAFETY = 10
 
 
 class _Reply(NamedTuple):
-    """Best fits for one s: those where d is least and where it is greatest."""
+    """Best fits for one s: those where d is least and where it is greatest.
+
+    ``doubt`` is by how much d may be wrong because a search did not converge: what one more
+    step would change, inf where it is not known.
+    """
 
     least: Float[Array, " parameters"]
     most: Float[Array, " parameters"]
     d_least: Float[Array, ""]
     d_most: Float[Array, ""]
+    doubt: Float[Array, ""]
 
 
 class _Pair:
@@ -68,30 +78,51 @@ class _Pair:
         rise = -change[1] - 0.5 * tremble * (change[0] - change[1])
         return jnp.where(turn != 0, rise / jnp.where(turn != 0, turn, 1.0), 0.0)
 
-    def _reply(self, point: Array, unidentified: tuple[bool, ...], chart: int) -> _Reply:
-        ends = self.continuum.extremes(point, unidentified, lambda u: u[0] - u[1], chart)
-        least, most = (self.problem.family.theta(end, chart) for end in ends)
-        return _Reply(least, most, self.gain(least), self.gain(most))
-
     def _mixed(self, s: Float[Array, ""]) -> _Reply:
         """Both actions have positive probability."""
-        point = self.continuum.best_fit(jnp.stack([s, 1 - s]))
-        return self._reply(point, self.continuum.never_identified, 0)
+        fit = self.continuum.fit(jnp.stack([s, 1 - s]))
+        unidentified = self.continuum.never_identified
+        if any(unidentified):
+            return self._range(fit.theta, fit.following, jnp.asarray(unidentified), jnp.asarray(0))
+        d = self.gain(fit.theta)
+        doubt = jnp.where(fit.found, jnp.abs(self.gain(fit.following) - d), jnp.inf)
+        return _Reply(fit.theta, fit.theta, d, d, lax.stop_gradient(doubt))
 
-    def pure(self, action: int, trembling: _Reply) -> _Reply:
-        """One action is intended; without exploration it is the only one that is played."""
+    def _range(self, point: Array, following: Array, free: Array, chart: Array) -> _Reply:
+        """Where d is least and greatest over the coordinates that are left open."""
+        theta = jax.vmap(lambda x: self.continuum.theta(x, chart))
+        ends = self.continuum.range_of(point, free, lambda u: u[0] - u[1], chart)
+        thetas = theta(ends.point)
+        d = jax.vmap(self.gain)(thetas)
+        # One more step in the coordinates that are identified, and in those that are not.
+        moved = jnp.where(free, ends.following, following)
+        doubt = jnp.max(jnp.abs(jax.vmap(self.gain)(theta(moved)) - d))
+        return _Reply(thetas[0], thetas[1], d[0], d[1], lax.stop_gradient(doubt))
+
+    def pure(self, trembling: _Reply) -> _Reply:
+        """Each action is intended alone, [2]; without exploration it is the only one played."""
         family = self.problem.family
-        if all(family.identifies(action)) and not family.has_charts:
+        if not any(self.continuum.leaves_open) and not family.has_charts:
             return trembling  # the limit of mixed play, as it stands
-        unidentified = tuple(not known for known in family.identifies(action))
-        alone = self._reply(self.continuum.best_fit_alone(action), unidentified, action)
+
+        def alone(action):
+            fit = self.continuum.fit_alone(action)
+            free = ~self.continuum.identified_by(action)
+            return self._range(fit.point, fit.following, free, action)
+
         explores = self.continuum.exploration > 0
-        return jax.tree.map(lambda a, b: jnp.where(explores, a, b), trembling, alone)
+        replies = jax.vmap(alone)(jnp.arange(2))
+        return jax.tree.map(lambda a, b: jnp.where(explores, a, b), trembling, replies)
 
     def side(self, reply: _Reply) -> Array:
         """Which action is the better reply to every best fit, if either is."""
         plus, minus = reply.d_least > self.slack, reply.d_most < -self.slack
         return jnp.where(plus, PLUS, jnp.where(minus, MINUS, TIE))
+
+    def settled(self, reply: _Reply) -> Bool[Array, "..."]:
+        """Whether the side of a reply is beyond doubt."""
+        distance = jnp.minimum(jnp.abs(reply.d_least), jnp.abs(reply.d_most))
+        return reply.doubt <= jnp.maximum(self.slack, 0.5 * distance)
 
 
 def solve_continuous_pair(
@@ -115,32 +146,36 @@ def solve_continuous_pair(
     inner = jnp.linspace(0.0, 1.0, _SCAN, dtype=problem.family.lower.dtype)
     inner = inner.at[0].set(edge).at[-1].set(1 - edge)
     replies = jax.vmap(pair.mixed)(jnp.concatenate([inner, jnp.asarray([1, 0], inner.dtype)]))
-    scan, trembling = (
-        jax.tree.map(lambda x: x[:-2], replies),
-        (_row(replies, -2), _row(replies, -1)),
-    )
-    sides = pair.side(scan)
+    scan, trembling = (jax.tree.map(lambda x, part=part: x[part], replies) for part in _PARTS)
+    sides, settled = pair.side(scan), pair.settled(scan)
     ties, num_ties = _find_ties(pair, inner, scan, sides, max_equilibria)
-    ends = pair.pure(0, trembling[0]), pair.pure(1, trembling[1])
-    optimal = jnp.stack(  # [played, reply]
-        [jnp.stack([e.d_most >= -pair.slack, e.d_least <= pair.slack]) for e in ends]
-    )
+    ends = pair.pure(trembling)
+    ends_settled = pair.settled(ends)
+    all_settled = settled.all() & ends_settled.all()
+    # [played, reply]
+    optimal = jnp.stack([ends.d_most >= -pair.slack, ends.d_least <= pair.slack], -1)
     pure = jnp.diagonal(optimal)
     rows = components(ties, pure, max_equilibria, tolerance)
-    # On either side of each, because the best fit may jump there.
+    # At each, and on either side of it, because the best fit may jump there.
     middle = 0.5 * (rows.lo + rows.hi)
-    around = jnp.clip(jnp.concatenate([middle - edge, middle + edge]), 0.0, 1.0)
-    beside = jax.tree.map(
-        lambda x: x.reshape(2, -1, *x.shape[1:]), (around, jax.vmap(pair.mixed)(around))
-    )
+    around = jnp.clip(jnp.stack([middle - edge, middle + edge, middle]), 0.0, 1.0)
+    beside = around, jax.vmap(jax.vmap(pair.mixed))(around)
     atoms, weight, residual, drift = jax.vmap(
         lambda row, beside: _support(pair, row, beside, ends), in_axes=(0, 1)
     )((rows.lo, rows.hi, rows.is_pure), beside)
+    # A row whose belief does not support it is none.
+    verified = residual <= _SAFETY * jnp.maximum(tolerance.fit, tolerance.payoff)
+    valid = rows.valid & verified
     lo, hi = rows.lo + drift, rows.hi + drift
     strategy = jnp.stack([lo, 1 - lo], -1)
     uninformative = [not any(problem.family.identifies(action)) for action in range(2)]
     absorbing = jnp.where(rows.lo > 0, uninformative[0], uninformative[1]) & (exploration == 0)
     listed = (rows.num <= max_equilibria) & (num_ties <= max_equilibria)
+    listed &= all_settled & jnp.all(verified | ~rows.valid)
+    # Play next to a row says whether it holds; where that is in doubt, so is its stability.
+    firm = jnp.all(pair.settled(beside[1])[:2], axis=0)
+    firm = jnp.where(rows.lo <= 0, settled[0], jnp.where(rows.hi >= 1, settled[-1], firm))
+    stability = jnp.where(firm, rows.stability, int(Stability.UNKNOWN))
     equilibria = Equilibria(
         strategy=strategy,
         strategy_end=jnp.stack([hi, 1 - hi], -1),
@@ -149,19 +184,27 @@ def solve_continuous_pair(
         atoms=atoms,
         atom_weight=weight,
         best_fit=jnp.sum(weight[:, :, None] * atoms, axis=1),
-        others_fit=rows.valid & jax.vmap(pair.continuum.others_fit)(strategy, rows.is_pure),
-        is_pure=rows.is_pure & rows.valid,
-        stability=jnp.where(rows.valid, rows.stability, 0),
-        absorbing=rows.is_pure & rows.valid & absorbing,
-        residual=jnp.where(rows.valid, residual, 0.0),
-        valid=rows.valid,
+        others_fit=valid & jax.vmap(pair.continuum.others_fit)(strategy, rows.is_pure),
+        is_pure=rows.is_pure & valid,
+        stability=jnp.where(valid, stability, int(Stability.UNKNOWN)),
+        absorbing=rows.is_pure & valid & absorbing,
+        residual=jnp.where(valid, residual, 0.0),
+        valid=valid,
         pure=pure,
         complete=listed & problem.family.unique_best_fit,
         tol_fit=tolerance.fit,
         tol_payoff=tolerance.payoff,
     )
-    interior = jnp.stack([jnp.any(sides != MINUS), jnp.any(sides != PLUS)])
-    return equilibria, rationalizable_pair(interior, optimal, jnp.ones((), bool), tolerance)
+    # Only what is beyond doubt is a witness, and only with all of it can anything be excluded:
+    # then, by the family's promise, nothing happens between the points of the scan.
+    interior = jnp.stack([jnp.any(settled & (sides != side)) for side in (MINUS, PLUS)])
+    seen = rationalizable_pair(
+        interior, optimal & ends_settled[:, None], jnp.ones((), bool), tolerance
+    )
+    known = all_settled & problem.family.unique_best_fit
+    certainty = jnp.where(known | seen.mask, seen.certainty, int(Certainty.UNDECIDED))
+    mask = certainty != Certainty.OUT
+    return equilibria, Rationalizable(mask, certainty, tolerance.fit, tolerance.payoff)
 
 
 def _row(replies: _Reply, index: Array | int) -> _Reply:
@@ -282,7 +325,7 @@ def _support(
     pair: _Pair,
     row: tuple[Array, Array, Array],
     beside: tuple[Array, _Reply],
-    ends: tuple[_Reply, _Reply],
+    ends: _Reply,
 ) -> tuple[Float[Array, "2 parameters"], Float[Array, " 2"], Float[Array, ""], Float[Array, ""]]:
     """A belief of at most two atoms that supports a component, and what it falls short by.
 
@@ -293,10 +336,10 @@ def _support(
     lo, hi, is_pure = row
     s = 0.5 * (lo + hi)
     around, replies = beside
-    left, right = _row(replies, 0), _row(replies, 1)
+    left, right, again = (_row(replies, i) for i in range(3))
     straddles = (left.d_least * right.d_most < 0) & (lo == hi) & ~is_pure
     first, second = left.least, right.most
-    first = jnp.where(is_pure, jnp.where(s > 0, ends[0].most, ends[1].least), first)
+    first = jnp.where(is_pure, jnp.where(s > 0, ends.most[0], ends.least[1]), first)
     second = jnp.where(is_pure, first, second)
     d = jax.vmap(pair.gain)(jnp.stack([first, second]))
     spread = d[0] - d[1]
@@ -319,9 +362,15 @@ def _support(
     expected = sum_last(weight * jax.vmap(pair.gain)(atoms))
     wrong_way = jnp.where(s > 0, jnp.maximum(-expected, 0.0), jnp.maximum(expected, 0.0))
     loss = jnp.where(is_pure, wrong_way, jnp.abs(expected))
-    loss = loss / jnp.where(continuum.payoff_range > 0, continuum.payoff_range, 1.0)
+    width = jnp.where(continuum.payoff_range > 0, continuum.payoff_range, 1.0)
+    loss = loss / width
     play = continuum.realised(jnp.stack([s, 1 - s]))
     misfits = jax.vmap(lambda theta: sum_last(jnp.where(play > 0, play * pair.kl(theta), 0.0)))
-    short = misfits(atoms) - continuum.misfit_at_nodes(play).min()
+    # Against a fit of its own, the grid, and what one more step would change.
+    rivals = misfits(jnp.stack([again.least, again.most]))
+    rivals = jnp.where(jnp.isnan(rivals), jnp.inf, rivals)
+    short = misfits(atoms) - jnp.minimum(rivals.min(), continuum.misfit_at_nodes(play).min())
     short = jnp.max(jnp.where(weight > 0, short, 0.0))
-    return atoms, weight, jnp.maximum(jnp.maximum(short, 0.0), loss), drift
+    pure_doubt = jnp.where(s > 0, ends.doubt[0], ends.doubt[1])
+    doubt = jnp.where(is_pure, pure_doubt, jnp.maximum(left.doubt, right.doubt)) / width
+    return atoms, weight, jnp.maximum(jnp.maximum(short, 0.0), jnp.maximum(loss, doubt)), drift

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from .._numerics import sum_last
 from ..problem import FamilyProblem
-from ._box import minimise
+from ._box import Minimum, minimise
 from ._tolerance import least_payoff_range
+
+# Starts along each coordinate of a piece of a chart.
+_NODES_PER_PIECE = 7
+
+
+class Fit(NamedTuple):
+    """A best fit ``theta`` [D], and ``following`` [D], where one more step would take it.
+
+    ``found`` is whether nothing else can fit better, as far as first-order conditions tell.
+    """
+
+    theta: Float[Array, " parameters"]
+    following: Float[Array, " parameters"]
+    found: Bool[Array, ""]
 
 
 class Continuum:
@@ -28,14 +45,15 @@ class Continuum:
         self.lower, self.upper = family.lower, family.upper
         self.nodes = family.nodes()
         self.kl, self.ruled_out = jax.vmap(problem.divergence)(self.nodes)
-        huge = float(jnp.finfo(self.kl.dtype).max) / 4
-        self._finite_kl = jnp.where(self.ruled_out, huge, self.kl)
+        self._huge = float(jnp.finfo(self.kl.dtype).max) / 4
+        self._finite_kl = jnp.where(self.ruled_out, self._huge, self.kl)
         self.payoffs = jax.vmap(problem.payoffs)(self.nodes)
         least = least_payoff_range(self.payoffs.dtype) * jnp.abs(self.payoffs).max()
         self.payoff_range = jnp.maximum(self.payoffs.max() - self.payoffs.min(), least)
         self.never_identified = tuple(not known for known in family.identifies_jointly())
         # Actions that, played alone, leave a set of best fits.
         self.leaves_open = [not all(family.identifies(a)) for a in range(problem.num_actions)]
+        self._pieces = self._all_pieces() if family.has_charts else []
 
     def realised(self, strategy: Float[Array, " actions"]) -> Float[Array, " actions"]:
         """Play after trembling."""
@@ -45,7 +63,14 @@ class Continuum:
         self, point: Float[Array, " parameters"], weights: Float[Array, " actions"], chart: int = 0
     ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
         """Weighted divergence at a point of the box, and whether what is played refutes it."""
-        kl, ruled_out = self.problem.divergence(point, chart)
+        return self.misfit(self.problem.family.theta(point, chart), weights)
+
+    def misfit(
+        self, theta: Float[Array, " parameters"], weights: Float[Array, " actions"]
+    ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+        """Weighted divergence of a theta, and whether what is played refutes it."""
+        problem = self.problem
+        kl, ruled_out = problem.consequence.divergence(problem.family.function(theta))
         return sum_last(weights * kl), jnp.any(ruled_out & (weights > 0))
 
     def misfit_at_nodes(self, weights: Float[Array, " actions"]) -> Float[Array, " nodes"]:
@@ -55,6 +80,9 @@ class Continuum:
 
     def best_fit(self, strategy: Float[Array, " actions"]) -> Float[Array, " parameters"]:
         """Best-fitting point [D] of the box when every action has positive probability."""
+        return self._fit_in_box(strategy).point
+
+    def _fit_in_box(self, strategy: Float[Array, " actions"]) -> Minimum:
         weights = self.realised(strategy)
         return minimise(
             lambda x: self.misfit_at(x, weights),
@@ -64,18 +92,90 @@ class Continuum:
             self.misfit_at_nodes(weights),
         )
 
+    def fit(self, strategy: Float[Array, " actions"]) -> Fit:
+        """Best-fitting theta when every action has positive probability.
+
+        In charts, that of the action which is played most: its data place the first
+        coordinates, however little the others say. Every piece in which the chart is smooth
+        is searched.
+        """
+        if not self.problem.family.has_charts:
+            low = self._fit_in_box(strategy)
+            return Fit(low.point, low.following, jnp.ones((), bool))
+        weights = self.realised(strategy)
+        chart = jnp.argmax(weights)
+
+        def value(x):
+            return self.misfit(self.theta(x, chart), weights)
+
+        lower, upper, nodes, kl = self._select(self._pieces, chart)
+        lows = jax.vmap(lambda *args: minimise(value, *args))(
+            nodes, lower, upper, sum_last(kl * weights)
+        )
+        best = jnp.argmin(lows.value)
+        low = jax.tree.map(lambda x: x[best], lows)
+        # Another piece that is not done yet may still come to lie lower.
+        nexts, refuted = jax.vmap(value)(lows.following)
+        gain = jnp.where(refuted, 0.0, lows.value - nexts)
+        rivals = (gain > 0) & (lows.value - 2 * gain < low.value)
+        rivals = rivals.at[best].set(False)
+        return Fit(
+            self.theta(low.point, chart),
+            self.theta(low.following, chart),
+            lax.stop_gradient(~jnp.any(rivals)),
+        )
+
+    def _all_pieces(self) -> list[tuple[Array, Array, Array, Array]]:
+        """Of the chart of each action: bounds [P, D], nodes [P, G, D], divergences [P, G, A]."""
+        family = self.problem.family
+        unit = jnp.asarray(family.unit_nodes(_NODES_PER_PIECE), self.lower.dtype)
+        pieces = []
+        for action in range(self.problem.num_actions):
+            lower, upper = family.pieces(action)
+            nodes = (1 - unit) * lower[:, None] + unit * upper[:, None]
+            each = jax.vmap(lambda x, action=action: self.problem.divergence(x, action))
+            kl, ruled_out = jax.vmap(each)(nodes)
+            pieces.append((lower, upper, nodes, jnp.where(ruled_out, self._huge, kl)))
+        return pieces
+
+    def theta(self, point: Float[Array, " parameters"], chart: Int[Array, ""]) -> Array:
+        """Parameters [D] at a point of the box, in the chart of an action that may be traced."""
+        family = self.problem.family
+        if not family.has_charts:
+            return point
+        return self._select(
+            [family.theta(point, action) for action in range(self.problem.num_actions)], chart
+        )
+
+    def _select(self, choices, index: Int[Array, ""]):
+        """One of a few pytrees by a traced index, without a gather."""
+        chosen = choices[0]
+        for i, choice in enumerate(choices[1:], 1):
+            chosen = jax.tree.map(lambda a, b, i=i: jnp.where(index == i, b, a), chosen, choice)
+        return chosen
+
     def best_fit_alone(self, action: int) -> Float[Array, " parameters"]:
         """Best-fitting point [D], in the chart of an action, when only that action is played.
 
         Coordinates that the action does not identify are left at the middle of the box.
         """
-        known = jnp.asarray(self.problem.family.identifies(action))
+        return self.fit_alone(jnp.asarray(action)).point
+
+    def fit_alone(self, action: Int[Array, ""]) -> Minimum:
+        """The same with an action that may be traced, and where one more step would lead."""
+        known = self.identified_by(action)
         middle = 0.5 * (self.lower + self.upper)
         nodes = jnp.where(known, self.nodes, middle)
         lower = jnp.where(known, self.lower, middle)
         upper = jnp.where(known, self.upper, middle)
-        weights = jnp.zeros(self.problem.num_actions, self.lower.dtype).at[action].set(1)
-        return minimise(lambda x: self.misfit_at(x, weights, action), nodes, lower, upper)
+        weights = (jnp.arange(self.problem.num_actions) == action).astype(self.lower.dtype)
+        return minimise(lambda x: self.misfit(self.theta(x, action), weights), nodes, lower, upper)
+
+    def identified_by(self, action: Int[Array, ""]) -> Bool[Array, " parameters"]:
+        """Which coordinates, in its own chart, an action identifies when played alone."""
+        family = self.problem.family
+        rows = [family.identifies(a) for a in range(self.problem.num_actions)]
+        return jnp.asarray(rows)[action]
 
     def others_fit(
         self, strategy: Float[Array, " actions"], is_pure: Bool[Array, ""]
@@ -102,15 +202,27 @@ class Continuum:
         """
         if not any(unidentified):
             return point, point
-        free = jnp.asarray(unidentified)
+        ends = self.range_of(point, jnp.asarray(unidentified), score, jnp.asarray(chart))
+        return ends.point[0], ends.point[1]
+
+    def range_of(
+        self,
+        point: Float[Array, " parameters"],
+        free: Bool[Array, " parameters"],
+        score,
+        chart: Int[Array, ""],
+    ) -> Minimum:
+        """The same for traced flags and chart: both ends of the range, [2, ...]."""
+        problem = self.problem
         nodes = jnp.where(free, self.nodes, point)
         lower = jnp.where(free, self.lower, point)
         upper = jnp.where(free, self.upper, point)
 
         def signed(sign):
             def value(x):
-                return sign * score(self.problem.payoffs(x, chart)), jnp.zeros((), bool)
+                payoffs = problem.consequence.payoffs(problem.family.function(self.theta(x, chart)))
+                return sign * score(payoffs), jnp.zeros((), bool)
 
             return minimise(value, nodes, lower, upper)
 
-        return signed(1.0), signed(-1.0)
+        return jax.vmap(signed)(jnp.asarray([1.0, -1.0], self.lower.dtype))

@@ -41,6 +41,9 @@ class _NearAxis(eqx.Module):
         other = low + share * (high - low)
         return jnp.stack([own, other] if action == 0 else [other, own])
 
+    def kinks(self, action: int) -> Float[Array, "2"]:
+        return jnp.stack([1 - self.width, self.width])
+
 
 def agreement_problem(
     names: tuple[str, str],

@@ -21,6 +21,11 @@ _PRICES = (2.0, 10.0)
 _INTERCEPT, _SLOPE = (33.0, 40.0), (3.0, 3.5)
 
 
+def _demand_range(price: float) -> tuple[float, float]:
+    """Lowest and highest mean demand that the model can believe in at a price."""
+    return _INTERCEPT[0] - _SLOPE[1] * price, _INTERCEPT[1] - _SLOPE[0] * price
+
+
 class _LinearDemand(eqx.Module):
     """Mean demand ``a - b * price`` with unit noise, (a, b) in a box.
 
@@ -33,10 +38,15 @@ class _LinearDemand(eqx.Module):
         prices = jnp.asarray(_PRICES, theta.dtype)
         return theta[0] - theta[1] * prices, jnp.ones_like(prices)
 
+    def kinks(self, action: int) -> Float[Array, "2"]:
+        price = _PRICES[action]
+        lowest, highest = _demand_range(price)
+        corners = [_INTERCEPT[0] - _SLOPE[0] * price, _INTERCEPT[1] - _SLOPE[1] * price]
+        return jnp.asarray([(mean - lowest) / (highest - lowest) for mean in corners])
+
     def chart(self, action: int, coordinates: Float[Array, "2"]) -> Float[Array, "2"]:
         price = _PRICES[action]
-        lowest = _INTERCEPT[0] - _SLOPE[1] * price
-        highest = _INTERCEPT[1] - _SLOPE[0] * price
+        lowest, highest = _demand_range(price)
         mean = lowest + coordinates[0] * (highest - lowest)
         low = jnp.maximum(_SLOPE[0], (_INTERCEPT[0] - mean) / price)
         high = jnp.minimum(_SLOPE[1], (_INTERCEPT[1] - mean) / price)

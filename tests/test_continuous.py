@@ -1,0 +1,159 @@
+"""Continuous families with two actions against answers worked out by other means."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bnjax as bn
+from bnjax.equilibrium._public import solve_all
+from tests.oracles import two_rates
+
+UNDECIDED = int(bn.Certainty.UNDECIDED)
+_BATCH = 48
+
+
+def solve_many(make, args, exploration, dtype):
+    """Equilibria and rationalizable sets of a batch [N], compiled once."""
+
+    def cell(row):
+        found, possible, _ = solve_all(make(*row[:-1]), row[-1], 4)
+        return found, possible
+
+    rows = jnp.asarray(np.column_stack([*args, exploration]), dtype)
+    solved = jax.jit(lambda rows: jax.lax.map(cell, rows, batch_size=_BATCH))(rows)
+    return jax.tree.map(np.asarray, solved), np.asarray(rows, float)
+
+
+def check(found, possible, answer, index, tolerance):
+    """One cell against its answer: what is claimed must be true, whether or not all is claimed."""
+    valid, strategy = found.valid[index], found.strategy[index]
+    mixed, stability = valid & ~found.is_pure[index], found.stability[index]
+    assert tuple(found.pure[index]) == answer.pure
+    wanted = np.asarray(answer.mask)
+    certainty = possible.certainty[index]
+    decided = certainty != UNDECIDED
+    assert ((certainty == bn.Certainty.IN) == wanted)[decided].all()
+    assert (possible.mask[index] >= wanted).all()
+    assert mixed.sum() == len(answer.mixed)
+    np.testing.assert_allclose(np.sort(strategy[mixed, 0]), np.sort(answer.mixed), atol=tolerance)
+    for got, want in zip(stability[mixed], answer.mixed_stability, strict=True):
+        assert got in (want, bn.Stability.UNKNOWN)
+    for action in (0, 1):
+        row = valid & found.is_pure[index] & (strategy[:, action] == 1)
+        assert row.sum() == answer.pure[action]
+        for got in stability[row]:
+            assert got in (answer.pure_stability[action], bn.Stability.UNKNOWN)
+    worst = max(float(found.tol_fit[index]), float(found.tol_payoff[index]))
+    assert (found.residual[index][valid] <= 10 * worst).all()
+    return bool(found.complete[index]) and bool(decided.all())
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_sycophancy_of_any_width_and_exploration(double):
+    rng = np.random.default_rng(11)
+    num = 5 * _BATCH
+    p, q, width = rng.random((3, num))
+    # Some true rates next to 0 and 1, and some widths at their ends.
+    extreme = np.array([1e-7, 1e-5, 1e-3]) if double else np.array([1e-4, 1e-3, 1e-2])
+    extreme = np.concatenate([extreme, 1 - extreme])
+    p[:_BATCH] = rng.choice(extreme, _BATCH)
+    q[_BATCH // 2 : 2 * _BATCH] = rng.choice(extreme, 3 * _BATCH // 2)
+    width[-8:] = 1.0
+    exploration = rng.choice([0.0, 0.0, 0.01, 0.05, 0.3], num)
+    # The cells in which the search for the best fit once stopped too early.
+    p[-2:], q[-2:] = [0.43494755222514203, 0.40208452693776586], [0.6195421723189775, 0.56726810843]
+    width[-2:], exploration[-2:] = [0.7181469422039477, 0.5983216226599739], 0.0
+    with jax.enable_x64(double):
+        args, dtype = (p, q, width), np.float64 if double else np.float32
+        (found, possible), rows = solve_many(bn.scenarios.sycophancy, args, exploration, dtype)
+    checked = sure = 0
+    for i, row in enumerate(rows):
+        answer = two_rates.two_rates(*row)
+        if answer.margin > (1e-6 if double else 3e-3):
+            sure += check(found, possible, answer, i, 1e-6 if double else 1e-3)
+            checked += 1
+    assert checked > 0.8 * num
+    assert sure >= 0.98 * checked
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_a_monopolist_at_any_demand(double):
+    rng = np.random.default_rng(12)
+    num = 2 * _BATCH
+    args = rng.uniform(24, 36, num), rng.uniform(-4, 12, num)
+    exploration = rng.choice([0.0, 0.05], num)
+    with jax.enable_x64(double):
+        dtype = np.float64 if double else np.float32
+        (found, possible), rows = solve_many(bn.scenarios.monopolist, args, exploration, dtype)
+    checked = sure = 0
+    for i, row in enumerate(rows):
+        answer = two_rates.linear_demand(*row)
+        if answer.margin > (0.01 if double else 0.1):
+            sure += check(found, possible, answer, i, 1e-6 if double else 1e-3)
+            checked += 1
+    assert checked > 0.8 * num
+    assert sure >= 0.98 * checked
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-5, 1e-7, 1e-9])
+def test_best_fits_next_to_certainty(distance, x64):
+    for p in (distance, 1 - distance):
+        found = bn.equilibria(bn.scenarios.sycophancy(p, 0.3))
+        pure = np.asarray(found.is_pure & (found.strategy[:, 0 if p > 0.5 else 1] == 1))
+        want = p if p > 0.5 else 0.7
+        if p > 0.5:
+            np.testing.assert_allclose(np.asarray(found.best_fit)[pure, 0], want, atol=1e-13)
+        assert found.complete
+        found = bn.equilibria(bn.scenarios.deception(p_detect=p, honest_payoff=-0.999999999))
+        deceive = np.asarray(found.is_pure & (found.strategy[:, 0] == 1))
+        np.testing.assert_allclose(np.asarray(found.best_fit)[deceive, 0], p, atol=1e-13)
+        assert deceive.sum() == 1
+
+
+def test_a_threshold_next_to_zero(x64):
+    # t = 5e-6 exceeds p_detect = 1e-6: deceiving is an equilibrium too.
+    problem = bn.scenarios.deception(p_detect=1e-6, gain=1.0, penalty=1.0, honest_payoff=1 - 1e-5)
+    assert np.asarray(bn.equilibria(problem).pure).all()
+    assert bn.phase(problem) == bn.Phase.MULTISTABLE
+
+
+def _brief_lead(theta):
+    """The signal is seen after action 0; action 1 is the better reply near theta = 0.509 alone."""
+    reward = 0.5 + 0.01 * (0.004**2 - (theta[0] - 0.509) ** 2)
+    zero = jnp.zeros_like(theta[0])
+    first = jnp.stack([1 - theta[0], theta[0], zero, zero])
+    second = jnp.stack([zero, zero, 1 - reward, reward])
+    return jnp.stack([first, second])
+
+
+def brief_lead(safe):
+    """Action 1 is the better reply for a range of play that lies between two scanned points."""
+    probs = [[0.8, 0.2, 0, 0], [0, 0, 0.2, 0.8]]
+    payoff = [[0.5, 0.5, 0, 0], [0, 0, 0, 1.0]]
+    return bn.Problem.from_family(_brief_lead, [0.0], [1.0], probs=probs, payoff=payoff, safe=safe)
+
+
+@pytest.mark.parametrize("safe", [[False, True], [True, False]])
+def test_what_a_scan_does_not_see_is_not_excluded(safe, x64):
+    problem = brief_lead(safe)
+    possible = bn.rationalizable(problem)
+    exact = bn.rationalizable(problem.discretize(4001))
+    assert np.asarray(exact.mask).all()
+    assert (np.asarray(possible.certainty) != bn.Certainty.OUT).all()
+    assert bn.phase(problem) in (bn.Phase.UNDECIDED, bn.phase(problem.discretize(4001)))
+    assert not bn.equilibria(problem).complete
+
+
+def test_a_search_that_is_cut_short_says_so(x64, monkeypatch):
+    from bnjax.equilibrium import _box
+
+    # A mixture at 0.75, were it found (see test_scenarios); without a step the grid's own answer.
+    monkeypatch.setattr(_box, "_TRIPS", (0, 0))
+    jax.clear_caches()
+    found, possible, _ = solve_all(bn.scenarios.sycophancy(0.7, 0.8, 0.3), 0.0, 4)
+    jax.clear_caches()
+    assert not found.complete
+    assert (np.asarray(possible.certainty) != bn.Certainty.OUT).all()
+    residual = np.asarray(found.residual)[np.asarray(found.valid)]
+    assert (residual <= 1e-9).all()
