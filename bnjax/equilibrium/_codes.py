@@ -48,7 +48,7 @@ class Phase(enum.IntEnum):
         theory does not exclude it, which is not to say that it will happen.
     UNDECIDED
         The solver could not tell what is rationalizable or which pure strategies are equilibria
-        (more than two actions); `certify` may know the former.
+        (more than two actions, or a continuum of models); `certify` may know the former.
     INVALID
         The numbers make no sense (a probability outside [0, 1], say), or no model
         survives what happens.
