@@ -184,6 +184,8 @@ def _number(name: str, value: Any, upper: float = math.inf) -> Fraction:
 
 def _reduced(problem: Any) -> tuple[Any, ...]:
     """Return K, the ruled-out mask, U, the support and U's own type, or say what is wrong."""
+    if not hasattr(problem, "reduced_form"):
+        raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
     reduced = problem.reduced_form()
     fields = [getattr(reduced, name) for name in ("kl", "ruled_out", "payoffs", "support")]
     if not is_concrete(fields):

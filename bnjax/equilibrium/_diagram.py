@@ -138,6 +138,13 @@ def phase_diagram(
     'UNSAFE'
     """
     check_rows(max_equilibria)
+    if not callable(scenario):
+        raise ValueError(
+            "`scenario` must be a function that returns a problem, such as "
+            f"bn.scenarios.sycophancy; got {scenario!r}."
+        )
+    if not isinstance(axes, Mapping):
+        raise ValueError(f"`axes` must map names to values; got {axes!r}.")
     grid = {name: _axis(name, values) for name, values in axes.items()}
     fixed = dict(fixed or {})
     used = _arguments(scenario, grid, fixed)
