@@ -108,7 +108,11 @@ def solve_by_enumeration(
         [(face.actions[:, :, None] == np.arange(num_actions)).any(1) for face in faces]
     )
     overflow = beliefs.overflow | jnp.any(jnp.stack([face.overflow for face in faces]))
-    possible = _rationalizable(meets, plays, beliefs, overflow, tolerance)
+    # A tie that only the limit of play on a face reaches, where other models are refuted, counts
+    # at any positive tolerance: play close to the limit is within it (the rule of `certify`).
+    nearly = jnp.concatenate([_covers(face, beliefs).any(1) for face in faces])
+    nearly = jnp.where(tolerance.fit > 0, nearly, meets)
+    possible = _rationalizable(nearly, plays, beliefs, overflow, tolerance)
     found = _equilibria(
         reduced, theta, exploration, faces, plays, meets, beliefs, max_equilibria, tolerance
     )
