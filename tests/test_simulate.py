@@ -546,9 +546,6 @@ def test_outcomes(intended, want):
         ({"log_prior": [0.0] * 3}, r"`log_prior` must have shape \(2,\) = \[models\] or \(5, 2\)"),
         ({"log_prior": [math.nan, 0.0]}, "`log_prior` must hold finite log-weights or -inf"),
         ({"log_prior": [-math.inf] * 2}, "`log_prior` must support, for every agent, a model"),
-        ({"policy": "greedy"}, "`policy` must be a bnjax policy"),
-        ({"memory": 10}, "`memory` must be a bnjax memory"),
-        ({"record": "all"}, "`record` must be bn.Trajectory, bn.Running or None"),
         ({"record": bn.Trajectory(20)}, "`record.every` must be at most the number of steps, 10"),
         ({"exploration": 1.5}, "`exploration` must be a probability"),
         ({"tile": 0}, "`tile` must be a whole number of at least 1"),
@@ -558,6 +555,33 @@ def test_outcomes(intended, want):
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         bn.simulate(two_models(0.7, 0.6, 0), KEY, **{"num_agents": 5, "num_steps": 10, **options})
+
+
+def test_arguments_of_another_type_are_refused_in_words():
+    # Without the checks of types that these tests run under, as users have it.
+    script = """
+import bnjax as bn, jax
+
+def simulate(**options):
+    bn.simulate(bn.scenarios.coin(), jax.random.key(0), num_agents=5, num_steps=10, **options)
+
+for call in (
+    lambda: simulate(policy="greedy"),
+    lambda: simulate(memory=10),
+    lambda: simulate(record="all"),
+    lambda: bn.Running(lambda agent: 0, 3),
+):
+    try:
+        call()
+    except ValueError as error:
+        print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    policy, memory, record, update = run.stdout.splitlines()
+    assert policy.startswith("`policy` must be a bnjax policy")
+    assert memory.startswith("`memory` must be a bnjax memory")
+    assert record.startswith("`record` must be bn.Trajectory, bn.Running or None")
+    assert update.startswith("`update` must be a function")
 
 
 def test_what_would_not_fit_is_refused_with_its_size():
@@ -575,7 +599,5 @@ def test_what_would_not_fit_is_refused_with_its_size():
 def test_bad_records():
     with pytest.raises(ValueError, match="`every` must be a whole number of at least 1"):
         bn.Trajectory(0)
-    with pytest.raises(ValueError, match="`update` must be a function"):
-        bn.Running(lambda agent: 0, 3)
     with pytest.raises(ValueError, match="`level` must lie inside"):
         bn.simulate(bn.scenarios.coin(), KEY, num_agents=2, num_steps=2).shares(1.0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import bnjax as bn
+from bnjax.equilibrium._public import solve_all
 from tests.oracles import exact, random_problems
 from tests.oracles.random_problems import KINDS, random_problem
 from tests.test_equilibria import padded
@@ -354,15 +355,15 @@ def test_every_leaf_can_be_a_batch_alone(make):
     leaves, structure = jax.tree.flatten(problem)
 
     def ask(problem):
-        return bn.equilibria(problem, 0.1), bn.rationalizable(problem, 0.1), bn.phase(problem, 0.1)
+        return solve_all(problem, 0.1, 4)
 
-    alone = jax.device_get(ask(problem))
+    alone = jax.device_get(jax.jit(ask)(problem))
     for i, leaf in enumerate(leaves):
 
         def batched(leaf, i=i):
             return ask(jax.tree.unflatten(structure, [*leaves[:i], leaf, *leaves[i + 1 :]]))
 
-        together = jax.device_get(jax.vmap(batched)(jnp.stack([leaf, leaf])))
+        together = jax.device_get(jax.jit(jax.vmap(batched))(jnp.stack([leaf, leaf])))
         for one, both in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
             np.testing.assert_allclose(both, np.stack([one, one]), atol=1e-6)
 

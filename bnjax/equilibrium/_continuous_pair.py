@@ -83,9 +83,11 @@ class _Pair:
         fit = self.continuum.fit(jnp.stack([s, 1 - s]))
         unidentified = self.continuum.never_identified
         if any(unidentified):
-            return self._range(fit.theta, fit.following, jnp.asarray(unidentified), jnp.asarray(0))
+            (following,) = fit.following  # without charts there is one piece
+            return self._range(fit.theta, following, jnp.asarray(unidentified), jnp.asarray(0))
         d = self.gain(fit.theta)
-        doubt = jnp.where(fit.found, jnp.abs(self.gain(fit.following) - d), jnp.inf)
+        doubt = jnp.max(jnp.abs(jax.vmap(self.gain)(fit.following) - d))
+        doubt = jnp.where(fit.found, doubt, jnp.inf)
         return _Reply(fit.theta, fit.theta, d, d, lax.stop_gradient(doubt))
 
     def _range(self, point: Array, following: Array, free: Array, chart: Array) -> _Reply:

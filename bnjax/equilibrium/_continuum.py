@@ -16,16 +16,20 @@ from ._tolerance import least_payoff_range
 
 # Starts along each coordinate of a piece of a chart.
 _NODES_PER_PIECE = 7
+# Rounding of a divergence, in units of the last place of 1.
+_NOISE = 4
 
 
 class Fit(NamedTuple):
-    """A best fit ``theta`` [D], and ``following`` [D], where one more step would take it.
+    """A best fit ``theta`` [D], and ``following`` [P, D], where it might be after one more step.
 
-    ``found`` is whether nothing else can fit better, as far as first-order conditions tell.
+    One of them for each piece that was searched: its own, those of others that fit as well up to
+    rounding, and itself for the rest. ``found`` is whether nothing else can fit better, as far as
+    first-order conditions tell.
     """
 
     theta: Float[Array, " parameters"]
-    following: Float[Array, " parameters"]
+    following: Float[Array, "pieces parameters"]
     found: Bool[Array, ""]
 
 
@@ -101,7 +105,7 @@ class Continuum:
         """
         if not self.problem.family.has_charts:
             low = self._fit_in_box(strategy)
-            return Fit(low.point, low.following, jnp.ones((), bool))
+            return Fit(low.point, low.following[None], jnp.ones((), bool))
         weights = self.realised(strategy)
         chart = jnp.argmax(weights)
 
@@ -114,16 +118,19 @@ class Continuum:
         )
         best = jnp.argmin(lows.value)
         low = jax.tree.map(lambda x: x[best], lows)
-        # Another piece that is not done yet may still come to lie lower.
+        # Another piece that is not done yet may still come to lie lower. Where an optimum lies
+        # on the border of two pieces, both find it, and only rounding says which is lower.
         nexts, refuted = jax.vmap(value)(lows.following)
         gain = jnp.where(refuted, 0.0, lows.value - nexts)
         rivals = (gain > 0) & (lows.value - 2 * gain < low.value)
         rivals = rivals.at[best].set(False)
-        return Fit(
-            self.theta(low.point, chart),
-            self.theta(low.following, chart),
-            lax.stop_gradient(~jnp.any(rivals)),
-        )
+        noise = _NOISE * float(jnp.finfo(gain.dtype).eps) * (1 + jnp.abs(low.value))
+        candidates = (rivals & (gain <= noise)).at[best].set(True)
+        theta = self.theta(low.point, chart)
+        following = jax.vmap(lambda x: self.theta(x, chart))(lows.following)
+        following = jnp.where(candidates[:, None], following, theta)
+        found = ~jnp.any(rivals & ~candidates)
+        return Fit(theta, lax.stop_gradient(following), lax.stop_gradient(found))
 
     def _all_pieces(self) -> list[tuple[Array, Array, Array, Array]]:
         """Of the chart of each action: bounds [P, D], nodes [P, G, D], divergences [P, G, A]."""

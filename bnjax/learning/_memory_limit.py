@@ -40,7 +40,7 @@ def available_memory() -> int | None:
     return int(lines[0].split()[1]) * 1024 if lines else None
 
 
-def _readable(size: float) -> str:
+def _readable(size: int | float) -> str:
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1024:
             return f"{size:,.0f} {unit}"

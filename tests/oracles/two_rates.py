@@ -89,7 +89,7 @@ def _rationalizable(interior, replies) -> tuple[bool, bool]:
     return mask[0], mask[1]
 
 
-def linear_demand(low: float, high: float, exploration: float, points: int = 801) -> Answer:
+def linear_demand(low: float, high: float, exploration: float, points: int = 201) -> Answer:
     """The monopolist at any true mean demand: bounded least squares, play by play.
 
     Everything that changes between neighbours of a grid over play is found; ``margin`` is the
