@@ -14,6 +14,7 @@ from .belief import DiscountedMemory as DiscountedMemory
 from .belief import Observation as Observation
 from .belief import PerfectMemory as PerfectMemory
 from .belief import WindowMemory as WindowMemory
+from .diagram import phase_diagram as phase_diagram
 from .equilibrium import Certainty as Certainty
 from .equilibrium import Certificate as Certificate
 from .equilibrium import Equilibria as Equilibria
@@ -24,7 +25,6 @@ from .equilibrium import Witness as Witness
 from .equilibrium import certify as certify
 from .equilibrium import equilibria as equilibria
 from .equilibrium import phase as phase
-from .equilibrium import phase_diagram as phase_diagram
 from .equilibrium import rationalizable as rationalizable
 from .family import Family as Family
 from .learning import Agent as Agent

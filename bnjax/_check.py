@@ -103,6 +103,13 @@ def check_exploration(exploration: ArrayLike) -> Array:
     return array
 
 
+def whole(name: str, value: Any) -> int:
+    """Return a number of things as an integer, of which there must be one."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
+    return int(value)
+
+
 def as_names(name: str, names: Sequence[str] | None, size: int, prefix: str) -> tuple[str, ...]:
     """Return one name an entry, made up from ``prefix`` where none are given."""
     if names is None:

@@ -189,6 +189,28 @@ def test_data_is_what_the_library_returns(drawn):
         assert stored.phase.attrs["flag_meanings"].split() == [code.name for code in bn.Phase]
 
 
+def test_populations_are_stored_drawn_and_tabled(tmp_path):
+    args = ["--simulate", "--agents", 20, "--steps", 60, "--seed", 3, "--out", tmp_path]
+    text = succeed("phase-diagram", "sycophancy", *AXES, *args)
+    axes = {"p_sycophantic": np.linspace(0.05, 0.95, 6), "p_honest": np.linspace(0.1, 0.9, 5)}
+    with xr.open_dataset(tmp_path / "phase_diagram.nc") as stored:
+        expected = bn.phase_diagram(
+            bn.scenarios.sycophancy,
+            axes,
+            method="simulate",
+            key=jax.random.key(3),
+            num_agents=20,
+            num_steps=60,
+        )
+        xr.testing.assert_equal(stored.load(), expected)
+    assert "20 learners in each cell, 60 steps" in text
+    shares = expected.outcome_share.where(expected.phase == bn.Phase.SAFE).mean(expected.phase.dims)
+    row = next(x for x in text.splitlines() if x.startswith("SAFE") and x.count("%") == 4)
+    assert row.split()[1:] == [f"{share:.1%}" for share in shares.values]
+    assert (tmp_path / "simulated_diagram.png").read_bytes()[:4] == b"\x89PNG"
+    assert "simulated_diagram.png" in text
+
+
 def test_diagram_has_the_four_regimes(drawn):
     with xr.open_dataset(drawn[0] / "phase_diagram.nc") as stored:
         phases = stored.load()
@@ -256,6 +278,11 @@ def test_zarr(tmp_path):
         (["sycophancy", "--out", "o", "--x", "width=1:0:5"], "must run upwards; got 1 to 0"),
         (["sycophancy", "--out", "o", "--x", "width=0:1:1"], "at least 2; got `1`"),
         (["sycophancy", "--out", "o", "--x", "width=0:1:2.5"], "at least 2; got `2.5`"),
+        (["sycophancy", "--out", "o", "--agents", "5"], "`--agents` is for --simulate"),
+        (
+            ["sycophancy", "--out", "o", "--simulate", "--steps", "0"],
+            "`--steps` must be at least 1",
+        ),
         (
             ["sycophancy", "--out", "o", "--x", "p_honest=0:1:5", "--y", "p_honest=0:1:5"],
             "`p_honest` is on both axes",

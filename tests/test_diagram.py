@@ -15,9 +15,10 @@ import pytest
 import xarray as xr
 
 import bnjax as bn
-from bnjax.equilibrium import _diagram
+from bnjax.diagram import _exact
 
 ROOT = Path(__file__).parent.parent
+_TILE = _exact.Exact(1).share(jax.default_backend() == "cpu")
 
 
 def plain_line(share=0.7, other=0.6, bonus=0.0):
@@ -137,10 +138,10 @@ def test_exploration(diagram):
 
 
 def test_every_cell_is_where_its_coordinates_say(monkeypatch):
-    monkeypatch.setattr(_diagram, "solve", echo)
+    monkeypatch.setattr(_exact, "solve", echo)
     axes = {"other": OTHERS, "exploration": np.linspace(0, 1, 5), "share": np.linspace(0, 1, 307)}
     result = bn.phase_diagram(echoed, axes, fixed={"bonus": 0.5})
-    assert result.sizes["share"] * result.sizes["other"] * 5 > _diagram._SHARE_CPU
+    assert result.sizes["share"] * result.sizes["other"] * 5 > _TILE
     assert result.phase.dims == ("other", "exploration", "share")
     assert result.mixed_strategy.shape == (4, 5, 307, 2)
     assert "exploration" not in result.attrs
@@ -192,7 +193,7 @@ def unjudged(share):
 
 
 def test_without_a_safe_mask_there_is_no_phase(diagram, monkeypatch, x64):
-    monkeypatch.setattr(_diagram, "solve", echo)
+    monkeypatch.setattr(_exact, "solve", echo)
     result = bn.phase_diagram(unjudged, {"share": SHARES})
     # Its models have no parameters either, hence no best fits to report.
     without = {"phase", "mixed_best_fit", "pure_best_fit"}
@@ -204,7 +205,7 @@ def test_without_a_safe_mask_there_is_no_phase(diagram, monkeypatch, x64):
 
 
 def test_fixed_zeros_stay_what_they_are(monkeypatch):
-    monkeypatch.setattr(_diagram, "solve", echo)
+    monkeypatch.setattr(_exact, "solve", echo)
     # Width 0 leaves a single parameter, but only where it is known to be 0.
     for width, num_parameters in [(0, 1), (0.0, 1), (np.float64(0), 1), (jnp.asarray(0.0), 2)]:
         result = bn.phase_diagram(
@@ -215,7 +216,7 @@ def test_fixed_zeros_stay_what_they_are(monkeypatch):
 
 
 def test_fixed_floats_compile_once_whatever_their_values(monkeypatch):
-    monkeypatch.setattr(_diagram, "solve", echo)
+    monkeypatch.setattr(_exact, "solve", echo)
 
     traced = []
 
@@ -254,7 +255,7 @@ def test_tiles_and_padding_do_not_change_results(diagram):
     done = []
     whole = bn.phase_diagram(line, axes, progress=lambda *args: done.append(args))
     assert_same(whole.isel(share=slice(None, None, 3), other=slice(None, None, 2)), few)
-    tile, total = _diagram._SHARE_CPU * jax.local_device_count(), 61 * 67
+    tile, total = _TILE * jax.local_device_count(), 61 * 67
     assert tile < total
     assert done == [(min(end, total), total) for end in range(tile, total + tile, tile)]
 
@@ -339,7 +340,7 @@ def test_a_missing_argument_is_named():
 
 
 def test_keyword_arguments_of_any_name_are_accepted(monkeypatch):
-    monkeypatch.setattr(_diagram, "solve", echo)
+    monkeypatch.setattr(_exact, "solve", echo)
     result = bn.phase_diagram(lambda **rates: plain_line(rates["a"], 0.3), {"a": [0.7]})
     assert result.phase.dims == ("a",)
 

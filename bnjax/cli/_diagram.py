@@ -69,6 +69,15 @@ _AXES = {  # where it is obvious what a diagram of a scenario shows
     show_default=True,
     help="How to store the data; zarr needs the package of that name.",
 )
+@click.option(
+    "--simulate",
+    is_flag=True,
+    help="Simulate a population of learners in every cell too, and draw what they play as "
+    "simulated_diagram.png.",
+)
+@click.option("--agents", type=int, help="Of --simulate: in each cell.  [default: 100]")
+@click.option("--steps", type=int, help="Of --simulate: observations each.  [default: 1000]")
+@click.option("--seed", type=int, help="Of --simulate.  [default: 0]")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @click.option("--x64/--x32", default=False, show_default=True, help="Floating-point precision.")
 @click.option(
@@ -84,6 +93,10 @@ def draw_phase_diagram(
     exploration: float,
     out: Path,
     kind: str,
+    simulate: bool,
+    agents: int | None,
+    steps: int | None,
+    seed: int | None,
     force: bool,
     x64: bool,
     boundaries: bool | None,
@@ -99,6 +112,8 @@ def draw_phase_diagram(
       bnjax phase-diagram sycophancy --out results
       bnjax phase-diagram sycophancy width=1 --x exploration=0:0.5:51 \\
           --y p_honest=0:1:101 --out results
+      bnjax phase-diagram sycophancy --x p_sycophantic=0:1:51 --y p_honest=0:1:51 \\
+          --exploration 0.02 --simulate --out results
 
     JAX is made to see every processor core that this process may use as a device of its own,
     and keeps compiled programs in JAX_COMPILATION_CACHE_DIR, or else in bnjax/jax under
@@ -110,24 +125,30 @@ def draw_phase_diagram(
     if kind == "zarr" and find_spec("zarr") is None:
         raise click.UsageError("`--format zarr` needs the package zarr: pip install zarr")
     data = out / ("phase_diagram.nc" if kind == "netcdf" else "phase_diagram.zarr")
-    picture = out / "phase_diagram.png"
-    for path in (data, picture):
+    pictures = [out / "phase_diagram.png"]
+    if simulate:
+        pictures.append(out / "simulated_diagram.png")
+    for path in (data, *pictures):
         if path.exists() and not force:
             raise click.UsageError(f"{path} exists; pass --force to overwrite it")
     with settings(x64):
         if actions_of(make)[1] is None:
             raise click.UsageError(f"{scenario} has no phases: it calls none of its actions safe")
+        population = _population(simulate, agents, steps, seed)
         with progress_bar("cells") as report:
             diagram = phase_diagram(
-                make, axes, exploration=exploration, fixed=fixed, progress=report
+                make, axes, exploration=exploration, fixed=fixed, progress=report, **population
             )
         about = f"{scenario}: {_settings_of(diagram, exploration)}".replace(" = ", "\xa0=\xa0")
-        figure = _figure(diagram, boundaries, about)
+        figures = [_figure(diagram, boundaries, about)]
+        if simulate:
+            figures.append(_simulated_figure(diagram, about))
         warning = _why_invalid(make, diagram, fixed)
     make_folder(out)
     write_atomically(data, lambda path: _save(diagram, path, kind))
-    write_atomically(picture, lambda path: figure.savefig(path, dpi=200))
-    _print_diagram(diagram, exploration, warning, (data, picture))
+    for picture, figure in zip(pictures, figures, strict=True):
+        write_atomically(picture, lambda path, figure=figure: figure.savefig(path, dpi=200))
+    _print_diagram(diagram, exploration, warning, (data, *pictures))
 
 
 def _axes(
@@ -192,6 +213,33 @@ def _figure(diagram: xr.Dataset, boundaries: bool | None, title: str) -> Any:
         return plot.phase_diagram(diagram, boundaries=False, title=title)
 
 
+def _population(
+    simulate: bool, agents: int | None, steps: int | None, seed: int | None
+) -> dict[str, Any]:
+    """What to simulate in every cell, if anything."""
+    given = {"agents": agents, "steps": steps, "seed": seed}
+    for name, number in given.items():
+        if number is not None and not simulate:
+            raise click.UsageError(f"`--{name}` is for --simulate")
+        if number is not None and number < 1 and name != "seed":
+            raise click.UsageError(f"`--{name}` must be at least 1; got {number}")
+    if not simulate:
+        return {}
+    import jax
+
+    key = jax.random.key(seed or 0)
+    return {"method": "simulate", "key": key, "num_agents": agents, "num_steps": steps}
+
+
+def _simulated_figure(diagram: xr.Dataset, about: str) -> Any:
+    from .. import plot
+
+    agents, steps = diagram.attrs["num_agents"], diagram.attrs["num_steps"]
+    return plot.simulated_diagram(
+        diagram, title=f"{about}; {agents:,} learners in each cell, {steps:,} steps"
+    )
+
+
 def _save(diagram: xr.Dataset, path: Path, kind: str) -> None:
     if kind == "netcdf":
         diagram.to_netcdf(path, engine="netcdf4")
@@ -240,6 +288,8 @@ def _print_diagram(
             meaning_of(Phase, code.name),
         )
     console.print(table)
+    if "outcome_share" in diagram:
+        console.print(_populations_table(diagram))
     if warning is not None:
         console.print(Text(warning, style="red"))
     incomplete = int((~diagram.complete).sum())
@@ -247,3 +297,18 @@ def _print_diagram(
         console.print(Text(f"In {incomplete:,} cells there may be more equilibria than listed."))
     for path in paths:
         console.print(Text(f"wrote {path}"), soft_wrap=True)
+
+
+def _populations_table(diagram: xr.Dataset) -> Any:
+    """Where simulated learners end, in the cells of each phase."""
+    agents, steps = diagram.attrs["num_agents"], diagram.attrs["num_steps"]
+    table = new_table(f"{agents:,} learners in each cell, {steps:,} steps")
+    table.add_column("phase")
+    outcomes = [str(name) for name in diagram.outcome.values]
+    for outcome in outcomes:
+        table.add_column(outcome, justify="right")
+    for code in map(Phase, np.unique(diagram.phase.values)):
+        share = diagram.outcome_share.where(diagram.phase == code).mean(diagram.phase.dims)
+        row = (f"{x:.1%}" if np.isfinite(x) else "" for x in share.values)
+        table.add_row(Text(code.name, style=PHASE_COLOURS.get(code, "")), *row)
+    return table

@@ -6,7 +6,6 @@ from ._certify import certify as certify
 from ._codes import Certainty as Certainty
 from ._codes import Phase as Phase
 from ._codes import Stability as Stability
-from ._diagram import phase_diagram as phase_diagram
 from ._public import equilibria as equilibria
 from ._public import phase as phase
 from ._public import rationalizable as rationalizable

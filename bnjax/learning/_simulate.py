@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._check import as_float, check_exploration, is_concrete
+from .._check import as_float, check_exploration, is_concrete, whole
 from ..belief import AbstractMemory, PerfectMemory, likelihood
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -102,8 +102,8 @@ def simulate(
     >>> result.shares()["locked 0"].count
     100
     """
-    num_agents = _positive("num_agents", num_agents)
-    num_steps = _positive("num_steps", num_steps)
+    num_agents = whole("num_agents", num_agents)
+    num_steps = whole("num_steps", num_steps)
     problem = as_finite(problem)
     policy = BestResponse() if policy is None else policy
     check_policy(policy)
@@ -125,7 +125,7 @@ def simulate(
         raise ValueError(
             f"`record.every` must be at most the number of steps, {num_steps}; got {record.every}."
         )
-    lanes = _lanes(problem.num_models) if tile is None else _positive("tile", tile)
+    lanes = _lanes(problem.num_models) if tile is None else whole("tile", tile)
     blocked = can_run_blocked(problem, memory, record)
     plan = _Plan(num_steps, record, lanes, blocked, blocked and _excludes(problem))
     exploration = check_exploration(exploration).astype(dtype)
@@ -145,12 +145,6 @@ def as_finite(problem: AbstractProblem) -> AbstractFiniteProblem:
     if not isinstance(problem, AbstractFiniteProblem):
         raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
     return problem
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
-    return int(value)
 
 
 def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) -> Array:

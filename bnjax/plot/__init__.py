@@ -11,6 +11,7 @@ from ._branches import bifurcation as bifurcation
 from ._diagram import phase_diagram as phase_diagram
 from ._divergences import divergences as divergences
 from ._learning import learning as learning
+from ._simulated import simulated_diagram as simulated_diagram
 from ._style import COLUMN as COLUMN
 from ._style import PAGE as PAGE
 from ._style import PHASE_STYLES as PHASE_STYLES
@@ -26,4 +27,5 @@ __all__ = [
     "divergences",
     "learning",
     "phase_diagram",
+    "simulated_diagram",
 ]

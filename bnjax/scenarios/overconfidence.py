@@ -68,6 +68,11 @@ def overconfidence(
     ValueError
         If ``delta`` is outside [0, 1/2) or ``num_efforts`` is less than 2.
     """
+    if not is_concrete(num_efforts):
+        raise ValueError(
+            "`num_efforts` sets the shape of the problem and cannot be traced: it is no axis of a "
+            "diagram, and under `jax.jit` it must be static."
+        )
     if not isinstance(num_efforts, int) or num_efforts < 2:
         raise ValueError(f"`num_efforts` must be an integer of at least 2; got {num_efforts!r}.")
     delta = as_float("delta", delta, ndim=0)

@@ -1,0 +1,86 @@
+"""What a population of learners does in a cell."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ..belief import AbstractMemory
+from ..equilibrium._tolerance import Tolerance
+from ..learning import Outcome, simulate
+from ..problem import AbstractProblem
+from ..response import AbstractPolicy
+from ._tiles import AbstractQuestion
+
+_FULL_TILE = 512
+
+
+class SimulatedCell(NamedTuple):
+    """Results of one cell, NaN where its problem makes no sense."""
+
+    frequency: Float[Array, " actions"]
+    outcome_share: Float[Array, " outcomes"]
+
+
+def outcome_names(action_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of what can become of an agent, in the order of ``outcome_share``."""
+    return (*(f"locked on {name}" for name in action_names), "mixing", "undecided")
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulated(AbstractQuestion):
+    """Simulate a population in every cell, one cell after the other.
+
+    Parameters
+    ----------
+    num_agents, num_steps : of each population.
+    """
+
+    num_agents: int
+    num_steps: int
+
+    def share(self, on_cpu: bool) -> int:
+        """Cells that a device gets at a time: a cell takes long enough for few of them."""
+        return 64
+
+    def block(self, problem: AbstractProblem, on_cpu: bool) -> int:
+        """One cell: its agents already fill the vector lanes."""
+        return 1
+
+    def answer(
+        self,
+        problem: AbstractProblem,
+        exploration: Float[Array, ""],
+        tolerance: Tolerance,
+        index: Int[Array, ""],
+        given: tuple[Array, AbstractPolicy | None, AbstractMemory | None],
+    ) -> tuple[SimulatedCell, Bool[Array, ""]]:
+        """Simulate the population of a cell, whose key is folded from the cell's number."""
+        key, policy, memory = given
+        # No lanes for agents that are not there; a large population keeps the usual tile.
+        few = 1 << (self.num_agents - 1).bit_length()
+        done = simulate(
+            problem,
+            jax.random.fold_in(key, index),
+            num_agents=self.num_agents,
+            num_steps=self.num_steps,
+            policy=policy,
+            memory=memory,
+            exploration=exploration,
+            tile=few if few < _FULL_TILE else None,
+        )
+        valid = problem.is_valid() & (exploration >= 0) & (exploration <= 1)
+        actions = jnp.arange(problem.num_actions, dtype=done.intended.dtype)
+        locked = (done.outcome == Outcome.LOCKED)[:, None] & (done.intended[:, None] == actions)
+        others = done.outcome[:, None] == jnp.asarray([Outcome.MIXING, Outcome.UNDECIDED])
+        ended = jnp.concatenate([locked, others], axis=1)
+        dtype = done.frequency.dtype
+        cell = SimulatedCell(
+            frequency=jnp.where(valid, done.late_frequency.mean(0), jnp.nan),
+            outcome_share=jnp.where(valid, ended.mean(0, dtype=dtype), jnp.nan),
+        )
+        return cell, valid
