@@ -43,10 +43,10 @@ def check_shape(name: str, array: Array, shape: tuple[int, ...], meaning: str) -
         raise ValueError(f"`{name}` must have shape {shape} = [{meaning}]; got {array.shape}.")
 
 
-def check_some(name: str, num_models: int) -> None:
-    """Raise if there is no model at all."""
-    if num_models == 0:
-        raise ValueError(f"`{name}` must hold at least one model; got none.")
+def check_some(name: str, number: int, what: str = "model") -> None:
+    """Raise if there is not one of what there must be at all."""
+    if number == 0:
+        raise ValueError(f"`{name}` must hold at least one {what}; got none.")
 
 
 def check_finite(name: str, array: Array) -> None:

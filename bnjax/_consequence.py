@@ -21,6 +21,7 @@ from ._check import (
     check_positive,
     check_probabilities,
     check_shape,
+    check_some,
     probability_tolerance,
 )
 from ._numerics import inverse_cdf, over_terms, standard_normal, uniform
@@ -41,6 +42,8 @@ class Categorical(eqx.Module):
     def __init__(self, probs: Any, payoff: Any):
         self.probs = as_float("probs", probs, ndim=2)
         self.payoff = as_float("payoff", payoff, ndim=2)
+        for number, what in zip(self.probs.shape, ("action", "consequence"), strict=True):
+            check_some("probs", number, what)
         check_shape("payoff", self.payoff, self.probs.shape, "actions, consequences")
         check_probabilities("probs", self.probs)
         check_finite("payoff", self.payoff)
@@ -175,6 +178,7 @@ class Gaussian(eqx.Module):
     def __init__(self, mean: Any, sd: Any, payoff_intercept: Any, payoff_slope: Any):
         self.mean = as_float("mean", mean, ndim=1)
         shape = self.mean.shape
+        check_some("mean", shape[0], "action")
         self.sd = as_float("sd", sd, ndim=1)
         self.payoff_intercept = as_float("payoff_intercept", payoff_intercept, ndim=1)
         self.payoff_slope = as_float("payoff_slope", payoff_slope, ndim=1)

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._check import as_float, as_names, as_safe, check_shape, check_some, is_concrete
+from ._check import (
+    as_float,
+    as_names,
+    as_safe,
+    check_finite,
+    check_positive,
+    check_shape,
+    check_some,
+    is_concrete,
+)
 from ._consequence import Categorical, Consequence, Gaussian
 from .family import Family
 
@@ -338,6 +347,8 @@ class GaussianProblem(AbstractFiniteProblem):
         self.consequence = Gaussian(mean, sd, payoff_intercept, payoff_slope)
         self.model_mean = as_float("model_mean", model_mean, ndim=2)
         self.model_sd = as_float("model_sd", model_sd, ndim=2)
+        check_finite("model_mean", self.model_mean)
+        check_positive("model_sd", self.model_sd)
         self.consequence.check_model("model", self.models)
         num_models, num_actions = self.model_mean.shape
         check_some("model_mean", num_models)
@@ -434,8 +445,15 @@ class FamilyProblem(AbstractProblem):
         if not is_concrete(self):
             return
         models = jax.vmap(self.family.model)(self.family.nodes())
-        if isinstance(self.consequence, Gaussian) and not isinstance(models, tuple):
-            raise ValueError("`function` must return a pair (mean [A], sd [A]) for every theta.")
+        if isinstance(self.consequence, Gaussian):
+            pair = isinstance(models, tuple) and len(models) == 2
+            if not pair or not all(isinstance(x, jax.Array) for x in models):
+                raise ValueError("`function` must return a pair (mean [A], sd [A]) of arrays.")
+        elif not isinstance(models, jax.Array):
+            raise ValueError(
+                "`function` must return an array of probabilities [A, Y], made for example by "
+                f"`jnp.stack`; got a {type(models).__name__}."
+            )
         consequence: Any = self.consequence
         consequence.check_model("function(theta)", models)
         _, ruled_out = jax.vmap(consequence.divergence)(models)

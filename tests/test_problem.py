@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bnjax as bn
+from bnjax.equilibrium._solve import check_rows
 from tests.oracles import random_problems
 
 GOOD = dict(
@@ -103,6 +104,29 @@ def replaced(**changes):
         (replaced(probs="x"), "`probs` must be an array of numbers"),
         (lambda: bn.GaussianProblem(**{**GAUSSIAN, "sd": [1.0, 0.0]}), "`sd` must be positive"),
         (lambda: bn.GaussianProblem(**{**GAUSSIAN, "mean": [0.0]}), "`sd` must have shape"),
+        (
+            lambda: bn.GaussianProblem(**{**GAUSSIAN, "model_sd": [[1.0, -1.0], [1.0, 1.0]]}),
+            "`model_sd` must be positive",
+        ),
+        (
+            lambda: bn.GaussianProblem(**{**GAUSSIAN, "model_mean": [[0.0, np.nan], [1.0, 1.0]]}),
+            "`model_mean` must be finite",
+        ),
+        (
+            lambda: bn.GaussianProblem(**{**GAUSSIAN, "mean": []}),
+            "`mean` must hold at least one ac",
+        ),
+        (replaced(probs=np.zeros((0, 2)), payoff=np.zeros((0, 2))), "`probs` must hold at least o"),
+        (replaced(probs=np.zeros((2, 0)), payoff=np.zeros((2, 0))), "at least one consequence"),
+        (
+            lambda: bn.equilibria(bn.Problem(**GOOD)).summary(bn.scenarios.overconfidence()),
+            "`problem` must be the one that was solved, with 2 actions; got one with 101",
+        ),
+        (
+            lambda: bn.rationalizable(bn.Problem(**GOOD)).summary(bn.scenarios.overconfidence()),
+            "`problem` must be the one that was solved",
+        ),
+        (lambda: jax.eval_shape(check_rows, 3), "`max_equilibria` sets the shape of the result"),
         (lambda: bn.phase(bn.Problem(**GOOD)), "`problem.safe` must be given"),
         (lambda: bn.equilibria(bn.Problem(**GOOD), 1.5), "`exploration` must be a probability"),
         (lambda: bn.equilibria(bn.Problem(**GOOD), max_equilibria=0), "`max_equilibria`"),
@@ -131,6 +155,7 @@ def affine(theta):
         (dict(identified=[[True]]), "`identified` must have one row for each"),
         (dict(identified=[[True, True], [True, True]]), "`identified` must have 1 booleans"),
         (dict(function=lambda theta: 2 * affine(theta)), r"`function\(theta\)` must sum to one"),
+        (dict(function=lambda theta: [theta, theta]), "`function` must return an array of prob"),
         (dict(lower=[0.0], upper=[0.0]), "`function` must allow"),
     ],
 )

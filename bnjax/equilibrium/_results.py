@@ -92,6 +92,7 @@ class Equilibria(eqx.Module):
             One line an equilibrium.
         """
         _require_one("Equilibria", self.valid, 1)
+        _require_names(problem, self.strategy.shape[-1])
         if _is_invalid(self):
             return f"equilibria: none, because {_NO_SENSE}"
         rows = [e for e in range(self.valid.shape[0]) if bool(self.valid[e])]
@@ -167,6 +168,7 @@ class Rationalizable(eqx.Module):
     def summary(self, problem: Any) -> str:
         """Say in words, with the names of the problem, which actions are rationalizable."""
         _require_one("Rationalizable", self.mask, 1)
+        _require_names(problem, self.mask.shape[-1])
         if _is_invalid(self):
             return f"rationalizable: not determined, because {_NO_SENSE}"
         by_code = {
@@ -221,6 +223,14 @@ def _shape(array: Any, last: str) -> str:
 
 def _batch(array: Any, ndim: int) -> tuple[int, ...]:
     return array.shape[: array.ndim - ndim]
+
+
+def _require_names(problem: Any, num_actions: int) -> None:
+    if problem.num_actions != num_actions:
+        raise ValueError(
+            f"`problem` must be the one that was solved, with {num_actions} actions; got one with "
+            f"{problem.num_actions}."
+        )
 
 
 def _require_one(name: str, array: Array, ndim: int) -> None:

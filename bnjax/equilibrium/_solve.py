@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .._check import check_exploration
+from .._check import check_exploration, is_concrete
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
 from ._codes import Certainty, Stability
 from ._continuous_many import solve_continuous_many
@@ -44,8 +45,13 @@ def prepare(
     )
 
 
-def check_rows(max_equilibria: int) -> None:
+def check_rows(max_equilibria: Any) -> None:
     """Refuse a number of rows that is none."""
+    if not is_concrete(max_equilibria):
+        raise ValueError(
+            "`max_equilibria` sets the shape of the result and cannot be traced: under "
+            "`jax.jit` it must be static."
+        )
     if not isinstance(max_equilibria, int) or max_equilibria < 1:
         raise ValueError(f"`max_equilibria` must be a positive integer; got {max_equilibria!r}.")
 
