@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from .._check import check_exploration, whole
+from .._devices import mesh
 from ..belief import AbstractMemory, PerfectMemory
 from ..equilibrium._solve import check_rows
 from ..equilibrium._tolerance import default_tolerance
@@ -22,7 +23,7 @@ from ._arguments import EXPLORATION, arguments, as_array, axis, is_traced, plain
 from ._dataset import label
 from ._exact import Exact
 from ._simulated import Simulated, outcome_names
-from ._tiles import Plan, Shared, mesh, run
+from ._tiles import Plan, Shared, run
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -19,10 +18,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
+from .._devices import EVERYWHERE, SPLIT, everywhere, split
 from ..equilibrium._solve import prepare
 from ..equilibrium._tolerance import Tolerance, default_tolerance
 from ..problem import AbstractProblem
@@ -53,12 +53,6 @@ class AbstractQuestion(abc.ABC):
 
         ``index`` is the number of the cell, ``given`` is `Shared.given`.
         """
-
-
-@functools.cache
-def mesh() -> Mesh:
-    """All devices of this process, in a row."""
-    return Mesh(np.asarray(jax.local_devices()), ("cells",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +155,12 @@ def _answer_tile(
         results = jax.lax.fori_loop(0, needed, step, results)
         return jax.tree.map(lambda x: x.reshape(plan.share, *x.shape[2:]), results)
 
-    everywhere, split = PartitionSpec(), PartitionSpec("cells")
     # Devices have nothing to say to each other: each goes through its blocks at its own pace.
     cells, valid = jax.shard_map(
         answer_share,
         mesh=plan.mesh,
-        in_specs=(everywhere, split, split, split),
-        out_specs=split,
+        in_specs=(EVERYWHERE, SPLIT, SPLIT, SPLIT),
+        out_specs=SPLIT,
         check_vma=False,
     )(shared, points, indices, counts)
     names = example.action_names, example.parameter_names
@@ -184,15 +177,14 @@ def run(
     """Answer the question in all cells: by name, in the shape of the grid."""
     shape = tuple(len(axis) for axis in grid.values())
     total = math.prod(shape)
-    shared = jax.device_put(shared, NamedSharding(plan.mesh, PartitionSpec()))
-    split = NamedSharding(plan.mesh, PartitionSpec("cells"))
+    shared = jax.device_put(shared, everywhere())
     results: dict[str, NDArray[Any]] = {}
 
     def tiles() -> Iterator[tuple[slice, int, tuple[Any, Array, About]]]:
         for start in range(0, total, plan.share * plan.num_devices):
             points, indices, where, each = _points(plan, grid, start)
             counts = np.full(plan.num_devices, each, np.int32)
-            inputs = jax.device_put((points, indices, counts), split)
+            inputs = jax.device_put((points, indices, counts), split())
             yield where, each, _answer_tile(plan, shared, *inputs)
 
     def keep(where: slice, each: int, tile: tuple[Any, Array, About]) -> About:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._check import as_float, check_exploration, is_concrete, whole
+from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split
 from ..belief import AbstractMemory, PerfectMemory, likelihood
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -281,12 +280,6 @@ def _merge(stacked: Simulation, num_agents: int) -> Simulation:
 # On the devices
 
 
-@functools.cache
-def _mesh() -> Mesh:
-    """All devices of this process, in a row."""
-    return Mesh(np.asarray(jax.local_devices()), ("agents",))
-
-
 @eqx.filter_jit
 def _run_tiles(plan: _Plan, population: _Population, first: Array, counts: Array) -> Simulation:
     """Simulate, on each device, ``counts`` tiles from number ``first``."""
@@ -301,12 +294,11 @@ def _run_tiles(plan: _Plan, population: _Population, first: Array, counts: Array
 
         return lax.fori_loop(0, counts[0], one, room)
 
-    everywhere, split = PartitionSpec(), PartitionSpec("agents")
     return jax.shard_map(
         share,
-        mesh=_mesh(),
-        in_specs=(everywhere, split, split),
-        out_specs=split,
+        mesh=mesh(),
+        in_specs=(EVERYWHERE, SPLIT, SPLIT),
+        out_specs=SPLIT,
         check_vma=False,
     )(population, first, counts)
 
@@ -318,17 +310,16 @@ def _run(
     progress: Callable[[int, int], None] | None,
 ) -> Simulation:
     """Simulate all tiles on all devices, and gather the agents on the host."""
-    devices = _mesh().size
+    devices = mesh().size
     num_tiles = -(-num_agents // plan.lanes)
-    population = jax.device_put(population, NamedSharding(_mesh(), PartitionSpec()))
-    split = NamedSharding(_mesh(), PartitionSpec("agents"))
+    population = jax.device_put(population, everywhere())
     results: list[np.ndarray] = []
     structure = None
     for start in range(0, num_tiles, _MOST_TILES * devices):
         each = -(-min(num_tiles - start, _MOST_TILES * devices) // devices)
         first = start + each * np.arange(devices, dtype=np.int32)
         counts = np.clip(num_tiles - first, 0, each).astype(np.int32)
-        shares: tuple[Array, Array] = jax.device_put((first, counts), split)
+        shares: tuple[Array, Array] = jax.device_put((first, counts), split())
         done = _run_tiles(plan, population, *shares)
         leaves, structure = jax.tree.flatten(done)
         where = start * plan.lanes, min((start + each * devices) * plan.lanes, num_agents)
