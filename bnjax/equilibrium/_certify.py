@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import ArrayLike
 from numpy.typing import NDArray
 
+from .._summary import theta_label
 from ._certify_exact import Witness, exact_form, holds, read_terms
 from ._certify_search import MILP_TOLERANCE, Search
 from ._codes import Certainty
-from ._results import theta_label
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._check import is_concrete
+from .._summary import NO_SENSE, check_one, is_one, shape_label, theta_label
 from ._codes import Certainty, Stability
 
 
@@ -72,10 +71,10 @@ class Equilibria(eqx.Module):
     pure_undecided: Bool[Array, " actions"] | None = None
 
     def __repr__(self) -> str:
-        if not _is_one(self.valid, 1):
-            return f"Equilibria({_shape(self.valid, 'slots')})"
+        if not is_one(self.valid, 1):
+            return f"Equilibria({shape_label(self.valid, 'slots')})"
         if _is_invalid(self):
-            return f"Equilibria({_NO_SENSE})"
+            return f"Equilibria({NO_SENSE})"
         num = int(np.asarray(self.valid).sum())
         return f"Equilibria({num} found, complete={bool(self.complete)})"
 
@@ -91,10 +90,9 @@ class Equilibria(eqx.Module):
         str
             One line an equilibrium.
         """
-        _require_one("Equilibria", self.valid, 1)
-        _require_names(problem, self.strategy.shape[-1])
+        check_one("Equilibria", self.valid, 1, problem, self.strategy.shape[-1])
         if _is_invalid(self):
-            return f"equilibria: none, because {_NO_SENSE}"
+            return f"equilibria: none, because {NO_SENSE}"
         rows = [e for e in range(self.valid.shape[0]) if bool(self.valid[e])]
         lines = [self._describe(e, problem) for e in rows] or ["no equilibrium found"]
         if not bool(self.complete):
@@ -159,18 +157,17 @@ class Rationalizable(eqx.Module):
     tol_payoff: Float[Array, ""]
 
     def __repr__(self) -> str:
-        if not _is_one(self.mask, 1):
-            return f"Rationalizable({_shape(self.mask, 'actions')})"
+        if not is_one(self.mask, 1):
+            return f"Rationalizable({shape_label(self.mask, 'actions')})"
         if _is_invalid(self):
-            return f"Rationalizable({_NO_SENSE})"
+            return f"Rationalizable({NO_SENSE})"
         return f"Rationalizable({[Certainty(int(c)).name for c in np.asarray(self.certainty)]})"
 
     def summary(self, problem: Any) -> str:
         """Say in words, with the names of the problem, which actions are rationalizable."""
-        _require_one("Rationalizable", self.mask, 1)
-        _require_names(problem, self.mask.shape[-1])
+        check_one("Rationalizable", self.mask, 1, problem, self.mask.shape[-1])
         if _is_invalid(self):
-            return f"rationalizable: not determined, because {_NO_SENSE}"
+            return f"rationalizable: not determined, because {NO_SENSE}"
         by_code = {
             code: [
                 name
@@ -195,47 +192,5 @@ def _share(probability: Any) -> str:
     return "less than 1" if 1 - nearly <= probability < 1 else f"{probability:.6g}"
 
 
-def theta_label(theta: Any) -> str:
-    """A parameter vector [D] in words."""
-    numbers = [f"{x:.6g}" for x in np.asarray(theta)]
-    return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
-
-
-_NO_SENSE = "the numbers of the problem make no sense"
-
-
 def _is_invalid(result: Equilibria | Rationalizable) -> bool:
     return bool(np.isnan(np.asarray(result.tol_fit)))
-
-
-def _is_one(array: Any, ndim: int) -> bool:
-    """Whether it holds the values of one problem: no batch, and nothing traced or abstract."""
-    has_values = isinstance(array, (np.ndarray, jax.Array)) and is_concrete(array)
-    return has_values and array.ndim == ndim
-
-
-def _shape(array: Any, last: str) -> str:
-    """Shape of an array of any kind, or what stands in its place in a tree."""
-    if not hasattr(array, "shape"):
-        return type(array).__name__
-    return f"batch={_batch(array, 1)}, {last}={array.shape[-1]}"
-
-
-def _batch(array: Any, ndim: int) -> tuple[int, ...]:
-    return array.shape[: array.ndim - ndim]
-
-
-def _require_names(problem: Any, num_actions: int) -> None:
-    if problem.num_actions != num_actions:
-        raise ValueError(
-            f"`problem` must be the one that was solved, with {num_actions} actions; got one with "
-            f"{problem.num_actions}."
-        )
-
-
-def _require_one(name: str, array: Array, ndim: int) -> None:
-    if array.ndim != ndim:
-        raise ValueError(
-            f"a summary is of one problem; this {name} holds a batch of {_batch(array, ndim)}: "
-            "index it first, for example with `jax.tree.map(lambda x: x[0], result)`."
-        )

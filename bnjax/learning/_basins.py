@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from .._summary import batch_of, check_one, is_one
 from ..equilibrium._public import equilibria
-from ..equilibrium._results import Equilibria, _batch, _is_one, _require_one
+from ..equilibrium._results import Equilibria
 from ..equilibrium._solve import prepare
 from ..problem import AbstractProblem
 from ._mean_field import (
@@ -47,8 +48,8 @@ class Basins(eqx.Module):
     equilibria: Equilibria
 
     def __repr__(self) -> str:
-        if not _is_one(self.index, 1):
-            return f"Basins(batch={_batch(self.index, 1)}, starts={self.index.shape[-1]})"
+        if not is_one(self.index, 1):
+            return f"Basins(batch={batch_of(self.index, 1)}, starts={self.index.shape[-1]})"
         index = np.asarray(self.index)
         counts = {int(i): int((index == i).sum()) for i in np.unique(index)}
         return f"Basins({len(index)} starts, by row: {counts})"
@@ -65,7 +66,7 @@ class Basins(eqx.Module):
         str
             One line for each equilibrium and for each reason to reach none.
         """
-        _require_one("Basins", self.index, 1)
+        check_one("Basins", self.index, 1, problem, self.equilibria.strategy.shape[-1])
         index, result = np.asarray(self.index), np.asarray(self.result)
         lines = []
         for e in np.flatnonzero(np.asarray(self.equilibria.valid)):

@@ -16,8 +16,8 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._check import is_concrete
+from .._summary import NO_SENSE, batch_of, check_one, is_one, theta_label
 from ..equilibrium._continuum import Continuum
-from ..equilibrium._results import _batch, _is_one, _require_one, theta_label
 from ..equilibrium._solve import prepare
 from ..equilibrium._tolerance import Tolerance
 from ..equilibrium._verify import payoff_range
@@ -67,8 +67,8 @@ class BestFitDynamics(eqx.Module):
     tol_payoff: Float[Array, ""]
 
     def __repr__(self) -> str:
-        if not _is_one(self.orbit, 1):
-            batch, actions = _batch(self.orbit, 1), self.orbit.shape[-1] - 1
+        if not is_one(self.orbit, 1):
+            batch, actions = batch_of(self.orbit, 1), self.orbit.shape[-1] - 1
             return f"BestFitDynamics(batch={batch}, actions={actions})"
         cycle = np.flatnonzero(np.asarray(self.cycle)).tolist()
         return (
@@ -87,9 +87,9 @@ class BestFitDynamics(eqx.Module):
         -------
         str
         """
-        _require_one("BestFitDynamics", self.orbit, 1)
+        check_one("BestFitDynamics", self.orbit, 1, problem, self.orbit.shape[-1] - 1)
         if not bool(self.valid):
-            return "the numbers of this problem make no sense"
+            return NO_SENSE
         names = problem.action_names
         transient, period = int(self.transient), int(self.period)
         path = np.asarray(self.orbit[: transient + period + 1])

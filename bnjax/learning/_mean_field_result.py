@@ -9,7 +9,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..equilibrium._results import _batch, _is_one, _require_one
+from .._summary import NO_SENSE, batch_of, check_one, is_one
 
 
 class Motion(enum.IntEnum):
@@ -81,8 +81,8 @@ class MeanField(eqx.Module):
     complete: Bool[Array, ""]
 
     def __repr__(self) -> str:
-        if not _is_one(self.result, 0):
-            batch, saved = _batch(self.result, 0), self.times.shape[-1]
+        if not is_one(self.result, 0):
+            batch, saved = batch_of(self.result, 0), self.times.shape[-1]
             return f"MeanField(batch={batch}, num_saved={saved})"
         final = ", ".join(f"{x:.4g}" for x in np.asarray(self.final))
         return (
@@ -101,11 +101,11 @@ class MeanField(eqx.Module):
         -------
         str
         """
-        _require_one("MeanField", self.result, 0)
+        check_one("MeanField", self.result, 0, problem, self.final.shape[-1])
         names = problem.action_names
         ending = Motion(int(self.result))
         if ending == Motion.INVALID:
-            return "the numbers of this problem make no sense"
+            return NO_SENSE
         horizon = float(self.times[-1])
         stopped = ending in (Motion.NOT_UNIQUE, Motion.UNRESOLVED, Motion.MAX_STEPS)
         time = float(self.last_event) if stopped else horizon

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._summary import check_one
 from ._outcome import Outcome, Share, share_of
 from ._record import Snapshot
 
@@ -95,6 +96,7 @@ class Simulation(eqx.Module):
         str
             A line an outcome that occurs, then frequencies of the second half and the payoff.
         """
+        check_one("Simulation", self.outcome, 1, problem, self.frequency.shape[-1])
         shares = self.shares(level)
         names = {f"locked {a}": f"locked on {n}" for a, n in enumerate(problem.action_names)}
         lines = [
