@@ -51,7 +51,10 @@ class Family(eqx.Module):
         play (always so for D = 1 and a payoff difference monotone in theta), and that, for
         more than two, the difference between the payoffs of any two actions is monotone in
         each coordinate between neighbouring points of the grid `nodes` (always so for
-        differences monotone in each coordinate). Only then does the solver claim that it found
+        differences monotone in each coordinate), and that, for D > 1 without charts, the best fit
+        lies in the basin of the best of these nodes, whatever is played (for D = 1, values and
+        slopes at the nodes are searched for deeper basins, and where one may be missed, nothing is
+        claimed). Only then does the solver claim that it found
         every equilibrium, and that it knows between the nodes which action is better: without
         the promise, and with more than four parameters, no action is ever excluded from the
         rationalizable set of more than two. A promise that is broken can make answers wrong;

@@ -167,3 +167,62 @@ def test_a_search_that_is_cut_short_says_so(x64, monkeypatch):
     assert (np.asarray(possible.certainty) != bn.Certainty.OUT).all()
     residual = np.asarray(found.residual)[np.asarray(found.valid)]
     assert (residual <= 1e-9).all()
+
+
+def deep_between_nodes(depth, num_actions, promised):
+    """One model explains everything, half-way between two nodes; another, at a node, nearly so."""
+    near, right = 0.25, 48.5 / 64
+
+    def means(theta):
+        first = depth * (theta[0] - near) * (theta[0] - right)
+        others = 0.1 * (right - theta[0])
+        return jnp.stack([first] + [others] * (num_actions - 1)), jnp.ones(num_actions)
+
+    return bn.GaussianProblem.from_family(
+        means,
+        [0.0],
+        [1.0],
+        mean=[0.0] * num_actions,
+        sd=[1.0] * num_actions,
+        payoff_intercept=[0.0, -0.025] + [-1.0] * (num_actions - 2),
+        payoff_slope=[0.0] + [1.0] * (num_actions - 1),
+        safe=[False] + [True] * (num_actions - 1),
+        unique_best_fit=promised,
+    )
+
+
+@pytest.mark.parametrize("depth", [10.0, 100.0])
+@pytest.mark.parametrize("num_actions", [2, 3])
+@pytest.mark.parametrize("promised", [True, False])
+def test_the_best_fit_may_lie_in_a_deep_basin_between_nodes(depth, num_actions, promised):
+    # K = 0 at the right model alone, hence the best fit whatever is played; there action 0 is best.
+    found, possible, phase = solve_all(deep_between_nodes(depth, num_actions, promised), 0.1, 4)
+    assert found.pure.tolist() == [True] + [False] * (num_actions - 1)
+    rows = np.asarray(found.valid)
+    assert rows.sum() == 1
+    assert np.asarray(found.strategy)[rows, 0] == 1
+    np.testing.assert_allclose(np.asarray(found.best_fit)[rows, 0], 48.5 / 64, atol=1e-6)
+    assert possible.certainty[0] == bn.Certainty.IN
+    others = np.asarray(possible.certainty)[1:]
+    assert (others == (bn.Certainty.OUT if promised else UNDECIDED)).all()
+    assert phase == (bn.Phase.UNSAFE if promised else bn.Phase.UNDECIDED)
+
+
+def test_basins_between_nodes_that_nobody_searched_leave_doubt():
+    # Three models fit equally well, and only two basins are searched.
+    def rates(theta):
+        rate = 0.5 + 0.3 * jnp.sin(6 * jnp.pi * theta[0])
+        return jnp.stack([jnp.stack([1 - rate, rate]), jnp.stack([rate, 1 - rate])])
+
+    problem = bn.Problem.from_family(
+        rates,
+        [0.0],
+        [1.0],
+        probs=[[0.2, 0.8], [0.8, 0.2]],
+        payoff=[[0.0, 1.0], [0.0, 1.0]],
+        safe=[True, False],
+        unique_best_fit=True,
+    )
+    found, possible, _ = solve_all(problem, 0.1, 4)
+    assert found.pure_undecided.all() or found.pure.tolist() == [True, False]
+    assert (possible.certainty != bn.Certainty.OUT)[0]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 Function = Callable[[Array], tuple[Array, Array]]
 
@@ -47,8 +47,9 @@ def minimise(
     lower: Float[Array, " parameters"],
     upper: Float[Array, " parameters"],
     values: Float[Array, " nodes"] | None = None,
+    start: Int[Array, ""] | None = None,
 ) -> Minimum:
-    """Return the minimiser in the box that is nearest to the best node.
+    """Return the minimiser in the box that is nearest to the best node, or another one.
 
     Parameters
     ----------
@@ -56,14 +57,16 @@ def minimise(
     nodes : [G, D] starts; for D = 1 evenly spaced from bound to bound.
     lower, upper : [D] bounds.
     values : [G] the function at the nodes (``inf`` allowed), where they are known already.
+    start : number of the node to start from. Default: the best one.
     """
-    if values is None:
-        finite, infinite = jax.vmap(function)(nodes)
-        values = jnp.where(infinite, jnp.inf, finite)
-    best = jnp.argmin(values)
+    if start is None:
+        if values is None:
+            finite, infinite = jax.vmap(function)(nodes)
+            values = jnp.where(infinite, jnp.inf, finite)
+        start = jnp.argmin(values)
     if nodes.shape[1] == 1:
-        return _one_dimension(function, best, nodes.shape[0], lower[0], upper[0])
-    return _projected_newton(function, nodes[best], lower, upper)
+        return _one_dimension(function, start, nodes.shape[0], lower[0], upper[0])
+    return _projected_newton(function, nodes[start], lower, upper)
 
 
 def _trips(double_single: tuple[int, int], dtype) -> int:

@@ -55,8 +55,8 @@ def solve_continuous_many(
     num_actions = problem.num_actions
     slack = tolerance.payoff * continuum.payoff_range
     eye = jnp.eye(num_actions, dtype=continuum.lower.dtype)
-    fit = jax.vmap(continuum.best_fit)(eye)
-    pure = _pure(continuum, fit, slack)
+    fit, found = jax.vmap(continuum.best_fit_in_box)(eye)
+    pure = _pure(continuum, fit, found, slack)
     strategy, atoms, weight = eye, pure.atoms, pure.weight
     expected, valid = pure.expected, pure.holds
     if problem.family.dimension == 1 and num_actions > 1 and not problem.family.has_charts:
@@ -70,7 +70,7 @@ def solve_continuous_many(
     inside = self_justified(
         jnp.concatenate([eye > 0, strategy > 0]), jnp.concatenate([pure.teaches, optimal])
     )
-    excluded = _excluded(continuum, fit, slack)
+    excluded = _excluded(continuum, fit, slack) & found.all()
 
     order = jnp.argsort(~valid, stable=True)[:max_equilibria]
     strategy, valid, atoms, weight = strategy[order], valid[order], atoms[order], weight[order]
@@ -80,7 +80,7 @@ def solve_continuous_many(
     width = jnp.where(continuum.payoff_range > 0, continuum.payoff_range, 1.0)
     stability = jnp.where(pure.stable, int(Stability.STABLE), int(Stability.UNKNOWN))
     uninformative = jnp.asarray([not any(problem.family.identifies(a)) for a in range(num_actions)])
-    found = Equilibria(
+    equilibria = Equilibria(
         strategy=strategy,
         strategy_end=strategy,
         realised=(1 - exploration) * strategy + exploration / num_actions,
@@ -100,7 +100,7 @@ def solve_continuous_many(
         tol_payoff=tolerance.payoff,
         pure_undecided=~pure.holds & ~pure.fails,
     )
-    return found, bounds(inside, excluded, tolerance)
+    return equilibria, bounds(inside, excluded, tolerance)
 
 
 class _Pure(NamedTuple):
@@ -115,7 +115,7 @@ class _Pure(NamedTuple):
     stable: Array  # [A]
 
 
-def _pure(continuum: Continuum, fit: Array, slack: Array) -> _Pure:
+def _pure(continuum: Continuum, fit: Array, found: Array, slack: Array) -> _Pure:
     """Judge pure strategies by their best fits, which are sets where something is left open."""
     problem, family = continuum.problem, continuum.problem.family
     num_actions = problem.num_actions
@@ -131,9 +131,9 @@ def _pure(continuum: Continuum, fit: Array, slack: Array) -> _Pure:
         atoms=jnp.repeat(theta[:, None], num_actions, axis=1),
         weight=jnp.zeros(payoffs.shape, payoffs.dtype).at[:, 0].set(1),
         expected=payoffs,
-        teaches=optimal,
-        holds=jnp.diagonal(optimal),
-        fails=~jnp.diagonal(optimal) & settled,
+        teaches=optimal & found[:, None],
+        holds=jnp.diagonal(optimal) & found,
+        fails=~jnp.diagonal(optimal) & settled & found,
         stable=(jnp.diagonal(lead) > slack) & ~refuted & settled,
     )
     explores = continuum.exploration > 0
@@ -222,8 +222,9 @@ def _mixed_on_pairs(
         play = jnp.where(real, play, jnp.zeros_like(play).at[0].set(1))
         # A stationary point is a best fit if nothing fits better.
         value, refuted = continuum.misfit_at(theta, continuum.realised(play))
-        rival, _ = continuum.misfit_at(continuum.best_fit(play), continuum.realised(play))
-        real &= ~refuted & (value <= rival + tolerance.fit)
+        best_fit, found = continuum.best_fit_in_box(play)
+        rival, _ = continuum.misfit_at(best_fit, continuum.realised(play))
+        real &= ~refuted & found & (value <= rival + tolerance.fit)
         payoffs = problem.payoffs(theta)
         played = jnp.where(play > 0, payoffs, jnp.inf).min()
         return play, theta, payoffs, real & (played >= payoffs.max() - slack)

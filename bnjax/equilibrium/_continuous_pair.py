@@ -84,7 +84,8 @@ class _Pair:
         unidentified = self.continuum.never_identified
         if any(unidentified):
             (following,) = fit.following  # without charts there is one piece
-            return self._range(fit.theta, following, jnp.asarray(unidentified), jnp.asarray(0))
+            reply = self._range(fit.theta, following, jnp.asarray(unidentified), jnp.asarray(0))
+            return reply._replace(doubt=jnp.where(fit.found, reply.doubt, jnp.inf))
         d = self.gain(fit.theta)
         doubt = jnp.max(jnp.abs(jax.vmap(self.gain)(fit.following) - d))
         doubt = jnp.where(fit.found, doubt, jnp.inf)
@@ -156,7 +157,7 @@ def solve_continuous_pair(
     all_settled = settled.all() & ends_settled.all()
     # [played, reply]
     optimal = jnp.stack([ends.d_most >= -pair.slack, ends.d_least <= pair.slack], -1)
-    pure = jnp.diagonal(optimal)
+    pure = jnp.diagonal(optimal) & ends_settled
     rows = components(ties, pure, max_equilibria, tolerance)
     # At each, and on either side of it, because the best fit may jump there.
     middle = 0.5 * (rows.lo + rows.hi)
@@ -196,6 +197,7 @@ def solve_continuous_pair(
         complete=listed & problem.family.unique_best_fit,
         tol_fit=tolerance.fit,
         tol_payoff=tolerance.payoff,
+        pure_undecided=~ends_settled,
     )
     # Only what is beyond doubt is a witness, and only with all of it can anything be excluded:
     # then, by the family's promise, nothing happens between the points of the scan.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,13 +12,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._numerics import sum_last
 from ..problem import FamilyProblem
+from ._basins import basins_between, deepest
 from ._box import Minimum, minimise
 from ._tolerance import least_payoff_range
 
 # Starts along each coordinate of a piece of a chart.
 _NODES_PER_PIECE = 7
 # Rounding of a divergence, in units of the last place of 1.
-_NOISE = 4
+_NOISE = 8
 
 
 class Fit(NamedTuple):
@@ -51,6 +53,11 @@ class Continuum:
         self.kl, self.ruled_out = jax.vmap(problem.divergence)(self.nodes)
         self._huge = float(jnp.finfo(self.kl.dtype).max) / 4
         self._finite_kl = jnp.where(self.ruled_out, self._huge, self.kl)
+        # With one parameter, slopes at the nodes say whether another basin may be deeper.
+        self._has_slopes = family.dimension == 1 and not family.has_charts
+        if self._has_slopes:
+            slope = jax.jacfwd(lambda x: problem.divergence(x)[0])
+            self._slopes = lax.stop_gradient(jax.vmap(slope)(self.nodes)[..., 0])
         self.payoffs = jax.vmap(problem.payoffs)(self.nodes)
         least = least_payoff_range(self.payoffs.dtype) * jnp.abs(self.payoffs).max()
         self.payoff_range = jnp.maximum(self.payoffs.max() - self.payoffs.min(), least)
@@ -83,29 +90,54 @@ class Continuum:
         return sum_last(self._finite_kl * weights)
 
     def best_fit(self, strategy: Float[Array, " actions"]) -> Float[Array, " parameters"]:
-        """Best-fitting point [D] of the box when every action has positive probability."""
-        return self._fit_in_box(strategy).point
+        """Best-fitting point [D] of the box when every action has positive probability.
 
-    def _fit_in_box(self, strategy: Float[Array, " actions"]) -> Minimum:
+        See `fit` for whether it is the best of all.
+        """
+        return self._fit_in_box(strategy)[0].point
+
+    def best_fit_in_box(
+        self, strategy: Float[Array, " actions"]
+    ) -> tuple[Float[Array, " parameters"], Bool[Array, ""]]:
+        """The same, and whether it was found for certain."""
+        low, found = self._fit_in_box(strategy)
+        return low.point, found
+
+    def _fit_in_box(self, strategy: Float[Array, " actions"]) -> tuple[Minimum, Bool[Array, ""]]:
+        """Minimum, and whether nothing that is seen of the nodes tells of a better one."""
         weights = self.realised(strategy)
-        return minimise(
-            lambda x: self.misfit_at(x, weights),
-            self.nodes,
-            self.lower,
-            self.upper,
-            self.misfit_at_nodes(weights),
-        )
+        values = self.misfit_at_nodes(weights)
+        function = partial(self.misfit_at, weights=weights)
+        box = self.nodes, self.lower, self.upper
+        if not self._has_slopes:
+            return minimise(function, *box, values), jnp.ones((), bool)
+
+        fixed, known = lax.stop_gradient((weights, values))
+        nodes = lax.stop_gradient(self.nodes[:, 0])
+        walls = jnp.any(self.ruled_out & (fixed > 0), axis=-1)
+        slopes = sum_last(self._slopes * fixed)
+        basins = basins_between(known, slopes, walls, (nodes[-1] - nodes[0]) / (len(nodes) - 1))
+        lows = jax.vmap(lambda k: minimise(function, *box, start=k))(deepest(known, basins))
+        first = lows.value[0] <= lows.value[1]
+        low = jax.tree.map(lambda x: jnp.where(first, x[0], x[1]), lows)
+        here = lax.stop_gradient(low.point[0])
+        elsewhere = (here < nodes[:-1]) | (here > nodes[1:])
+        noise = _NOISE * float(jnp.finfo(known.dtype).eps) * (1 + jnp.abs(low.value))
+        rivals = basins.real & elsewhere & (basins.bound < low.value - noise)
+        return low, ~jnp.any(rivals) & jnp.all(known >= low.value - noise)
 
     def fit(self, strategy: Float[Array, " actions"]) -> Fit:
         """Best-fitting theta when every action has positive probability.
 
-        In charts, that of the action which is played most: its data place the first
-        coordinates, however little the others say. Every piece in which the chart is smooth
-        is searched.
+        With one parameter, it is checked that, by values and slopes at the nodes, nothing between
+        them can fit better; with more, it is the minimum in whose basin the best node lies.
+
+        In charts, that of the action which is played most: its data place the first coordinates,
+        however little the others say. Every piece in which the chart is smooth is searched.
         """
         if not self.problem.family.has_charts:
-            low = self._fit_in_box(strategy)
-            return Fit(low.point, low.following[None], jnp.ones((), bool))
+            low, found = self._fit_in_box(strategy)
+            return Fit(low.point, low.following[None], found)
         weights = self.realised(strategy)
         chart = jnp.argmax(weights)
 
