@@ -279,6 +279,19 @@ def test_outlines_run_between_cells_of_different_phases():
     assert len(sides) == 2 * 21
 
 
+def test_a_line_of_single_cells_is_not_covered_by_outlines():
+    codes = np.where(np.tri(21, k=-1), Phase.UNSAFE, Phase.SAFE)
+    axes = {"p_sycophantic": AXIS, "p_honest": AXIS}
+
+    def outlines(codes):
+        ax = bn.plot.phase_diagram(dataset(codes, axes)).axes[0]
+        return [len(c.get_segments()) for c in ax.collections if isinstance(c, LineCollection)]
+
+    assert outlines(codes) == [2 * 18]  # the tips of both triangles are single cells
+    codes[np.diag_indices(21)] = Phase.MULTISTABLE
+    assert sum(outlines(codes)) == 0
+
+
 def test_one_dimension_makes_a_strip():
     data = sycophancy_regimes().isel(p_honest=20)
     figure = bn.plot.phase_diagram(data, boundaries=True)

@@ -116,9 +116,25 @@ def union(edges_x: np.ndarray, edges_y: np.ndarray, mask: np.ndarray) -> Path:
     return Path(corners.reshape(-1, 2), codes)
 
 
+def _is_thick(grid: np.ndarray) -> np.ndarray:
+    """Which cells lie in a 2 x 2 block of one phase, or side by side in a strip of one row."""
+    rows, columns = grid.shape
+    grid = np.tile(grid, (1 + (rows == 1), 1 + (columns == 1)))
+    corner = grid[1:, 1:]
+    block = (corner == grid[:-1, :-1]) & (corner == grid[1:, :-1]) & (corner == grid[:-1, 1:])
+    block = np.pad(block, 1)
+    thick = block[1:, 1:] | block[1:, :-1] | block[:-1, 1:] | block[:-1, :-1]
+    return thick[:rows, :columns]
+
+
 def borders(edges_x: np.ndarray, edges_y: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Sides [N, 2, 2] that cells of different phases share."""
-    i, j = np.nonzero(grid[:, 1:] != grid[:, :-1])
+    """Sides [N, 2, 2] that cells of different phases share, both in regions with some breadth.
+
+    A line of single cells, such as a tie makes along a boundary, is itself an outline: one more
+    around each of its cells would cover it in black.
+    """
+    thick = _is_thick(grid)
+    i, j = np.nonzero((grid[:, 1:] != grid[:, :-1]) & thick[:, 1:] & thick[:, :-1])
     upright = np.stack(
         [
             np.stack([edges_x[j + 1], edges_y[i]], -1),
@@ -126,7 +142,7 @@ def borders(edges_x: np.ndarray, edges_y: np.ndarray, grid: np.ndarray) -> np.nd
         ],
         axis=1,
     )
-    i, j = np.nonzero(grid[1:] != grid[:-1])
+    i, j = np.nonzero((grid[1:] != grid[:-1]) & thick[1:] & thick[:-1])
     level = np.stack(
         [
             np.stack([edges_x[j], edges_y[i + 1]], -1),
