@@ -23,15 +23,20 @@ def as_float(name: str, value: ArrayLike | Sequence[Any], ndim: int | None = Non
     Inexact arrays keep their precision; everything else takes JAX's default
     floating type, so that a Python scalar never fixes a dtype.
     """
+    wanted = f"`{name}` must be a number" if ndim == 0 else f"`{name}` must be an array of numbers"
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be an array of numbers; got {value!r}.") from error
+        # A traced value has no digits to show.
+        got = repr(value) if is_concrete(value) else f"a {type(value).__name__} of traced values"
+        raise ValueError(f"{wanted}; got {got}.") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"`{name}` must be real; got dtype {array.dtype}.")
     exact = not jnp.issubdtype(array.dtype, jnp.floating)
     # Also strips JAX's weak type, for which the same shapes would be compiled anew.
     array = array.astype(jnp.result_type(float) if exact else array.dtype)
+    if ndim == 0 and array.ndim:
+        raise ValueError(f"{wanted}; got shape {array.shape}.")
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"`{name}` must have {ndim} dimension(s); got shape {array.shape}.")
     return array

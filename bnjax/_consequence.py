@@ -198,16 +198,17 @@ class Gaussian(eqx.Module):
         """Shape of a batch of these, as `jax.vmap` stacks them; () for one."""
         return self.mean.shape[:-1]
 
-    def check_model(self, name: str, model: tuple[Array, Array]) -> None:
+    def check_model(self, names: tuple[str, str], model: tuple[Array, Array]) -> None:
         """Raise unless ``model`` is a pair (mean, sd) of arrays [..., A] with sd > 0."""
         mean, sd = model
+        name_mean, name_sd = names
         if mean.shape[-1:] != self.mean.shape or sd.shape != mean.shape:
             raise ValueError(
-                f"`{name}` must be a mean and an sd of shape [..., {self.mean.shape[0]}] = "
-                f"[..., actions]; got {mean.shape} and {sd.shape}."
+                f"`{name_mean}` and `{name_sd}` must both have shape [..., {self.mean.shape[0]}] = "
+                f"[..., actions] as `mean` has; got {mean.shape} and {sd.shape}."
             )
-        check_finite(f"{name} mean", mean)
-        check_positive(f"{name} sd", sd)
+        check_finite(name_mean, mean)
+        check_positive(name_sd, sd)
 
     @property
     def num_features(self) -> int:

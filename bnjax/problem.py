@@ -20,8 +20,6 @@ from ._check import (
     as_float,
     as_names,
     as_safe,
-    check_finite,
-    check_positive,
     check_shape,
     check_some,
     is_concrete,
@@ -347,9 +345,7 @@ class GaussianProblem(AbstractFiniteProblem):
         self.consequence = Gaussian(mean, sd, payoff_intercept, payoff_slope)
         self.model_mean = as_float("model_mean", model_mean, ndim=2)
         self.model_sd = as_float("model_sd", model_sd, ndim=2)
-        check_finite("model_mean", self.model_mean)
-        check_positive("model_sd", self.model_sd)
-        self.consequence.check_model("model", self.models)
+        self.consequence.check_model(("model_mean", "model_sd"), (self.model_mean, self.model_sd))
         num_models, num_actions = self.model_mean.shape
         check_some("model_mean", num_models)
         self.log_prior = _as_log_prior(log_prior, num_models)
@@ -455,7 +451,8 @@ class FamilyProblem(AbstractProblem):
                 f"`jnp.stack`; got a {type(models).__name__}."
             )
         consequence: Any = self.consequence
-        consequence.check_model("function(theta)", models)
+        names = ("function(theta)[0]", "function(theta)[1]")
+        consequence.check_model(names if isinstance(models, tuple) else "function(theta)", models)
         _, ruled_out = jax.vmap(consequence.divergence)(models)
         if bool(ruled_out.any(1).all()):
             raise ValueError(

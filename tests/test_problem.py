@@ -1,12 +1,14 @@
 """Problems: reduced forms from the definitions, and errors that say what is wrong."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bnjax as bn
-from bnjax.equilibrium._solve import check_rows
 from tests.oracles import random_problems
 
 GOOD = dict(
@@ -80,6 +82,10 @@ def replaced(**changes):
     return lambda: bn.Problem(**{**GOOD, **changes})
 
 
+def gaussian(**changes):
+    return lambda: bn.GaussianProblem(**{**GAUSSIAN, **changes})
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -102,21 +108,19 @@ def replaced(**changes):
         (replaced(theta=[1.0, 2.0, 3.0]), "`theta` must have shape"),
         (replaced(action_names=["a", "a"]), "`action_names` must be 2 distinct names"),
         (replaced(probs="x"), "`probs` must be an array of numbers"),
-        (lambda: bn.GaussianProblem(**{**GAUSSIAN, "sd": [1.0, 0.0]}), "`sd` must be positive"),
-        (lambda: bn.GaussianProblem(**{**GAUSSIAN, "mean": [0.0]}), "`sd` must have shape"),
         (
-            lambda: bn.GaussianProblem(**{**GAUSSIAN, "model_sd": [[1.0, -1.0], [1.0, 1.0]]}),
-            "`model_sd` must be positive",
+            replaced(probs=np.ones((0, 2)), model_probs=np.ones((1, 0, 2)), payoff=np.ones((0, 2))),
+            "`probs` must hold at least one action; got none",
         ),
+        (gaussian(mean=[]), "`mean` must hold at least one action; got none"),
+        (gaussian(sd=[1.0, 0.0]), "`sd` must be positive"),
+        (gaussian(mean=[0.0]), "`sd` must have shape"),
+        (gaussian(model_sd=[[1.0, 1.0], [2.0, -2.0]]), "`model_sd` must be positive.*-2"),
         (
-            lambda: bn.GaussianProblem(**{**GAUSSIAN, "model_mean": [[0.0, np.nan], [1.0, 1.0]]}),
-            "`model_mean` must be finite",
+            gaussian(model_mean=[[0.0, 0.0], [np.nan, 0.0]]),
+            r"`model_mean` must be finite.*\(1, 0\)",
         ),
-        (
-            lambda: bn.GaussianProblem(**{**GAUSSIAN, "mean": []}),
-            "`mean` must hold at least one ac",
-        ),
-        (replaced(probs=np.zeros((0, 2)), payoff=np.zeros((0, 2))), "`probs` must hold at least o"),
+        (gaussian(model_sd=[[1.0], [2.0]]), "`model_mean` and `model_sd` must both have shape"),
         (replaced(probs=np.zeros((2, 0)), payoff=np.zeros((2, 0))), "at least one consequence"),
         (
             lambda: bn.equilibria(bn.Problem(**GOOD)).summary(bn.scenarios.overconfidence()),
@@ -126,9 +130,12 @@ def replaced(**changes):
             lambda: bn.rationalizable(bn.Problem(**GOOD)).summary(bn.scenarios.overconfidence()),
             "`problem` must be the one that was solved",
         ),
-        (lambda: jax.eval_shape(check_rows, 3), "`max_equilibria` sets the shape of the result"),
         (lambda: bn.phase(bn.Problem(**GOOD)), "`problem.safe` must be given"),
         (lambda: bn.equilibria(bn.Problem(**GOOD), 1.5), "`exploration` must be a probability"),
+        (
+            lambda: bn.equilibria(bn.Problem(**GOOD), jnp.asarray([0.1, 0.2])),
+            r"`exploration` must be a number; got shape \(2,\)",
+        ),
         (lambda: bn.equilibria(bn.Problem(**GOOD), max_equilibria=0), "`max_equilibria`"),
         (lambda: bn.equilibria(bn.Problem(**GOOD), tol_fit=-1.0), "`tol_fit` must be"),
         (lambda: bn.certify(bn.scenarios.sycophancy()), "discretize"),
@@ -140,6 +147,29 @@ def replaced(**changes):
 def test_bad_input_names_the_argument_and_what_it_wants(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_arguments_of_another_type_are_refused_in_words():
+    # Without the checks of types that these tests run under, as users have it.
+    script = """
+import bnjax as bn, jax
+
+problem = bn.scenarios.sycophancy()
+for call in (
+    lambda: jax.jit(bn.equilibria)(problem, max_equilibria=3),
+    lambda: bn.equilibria(problem, exploration=None),
+    lambda: bn.phase(problem, None),
+):
+    try:
+        call()
+    except ValueError as error:
+        print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    traced, *missing = run.stdout.splitlines()
+    assert traced.startswith("`max_equilibria` must be a Python integer known at compile time")
+    assert "Tracer" not in traced
+    assert missing == ["`exploration` must be a number; got None."] * 2
 
 
 def affine(theta):

@@ -49,8 +49,9 @@ def check_rows(max_equilibria: Any) -> None:
     """Refuse a number of rows that is none."""
     if not is_concrete(max_equilibria):
         raise ValueError(
-            "`max_equilibria` sets the shape of the result and cannot be traced: under "
-            "`jax.jit` it must be static."
+            "`max_equilibria` must be a Python integer known at compile time, because it sets the "
+            "shape of the answer; got a traced value: pass it to `jax.jit` as static, for example "
+            'with `static_argnames="max_equilibria"`.'
         )
     if not isinstance(max_equilibria, int) or max_equilibria < 1:
         raise ValueError(f"`max_equilibria` must be a positive integer; got {max_equilibria!r}.")
