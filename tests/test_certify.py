@@ -591,3 +591,21 @@ def test_summary_says_what_is_believed():
         text = certify(problem, tol_fit=1e-12).summary(problem)
     assert "optimal if play is honest and belief is in theta 0.7" in text
     assert "every rationalizable action is safe: no" in text
+
+
+def test_by_default_a_tie_in_single_precision_is_one_for_certificates_and_phases_alike():
+    # Models 0 and 2 miss the mean of the first action by 0.2 either way: a tie, until rounded.
+    problem = bn.GaussianProblem(
+        mean=[1, 0.5],
+        sd=[1, 1],
+        model_mean=[[1.2, 0], [0.2, 0.6], [0.8, 0.9]],
+        model_sd=[[1, 1]] * 3,
+        payoff_intercept=[0, 0],
+        payoff_slope=[1, 1],
+        safe=[False, True],
+    )
+    assert bn.phase(problem) == bn.Phase.MULTISTABLE
+    certificate = certify(problem)
+    assert certificate.status.tolist() == [IN, IN]
+    assert certificate.safe is False
+    assert (certificate.tol_fit, certificate.tol_payoff) == (2e-6, 1e-5)

@@ -81,7 +81,7 @@ class Certificate:
     def check(self, problem: Any) -> bool:
         """Whether all witnesses are right and play only actions that have one themselves."""
         proved = {a for a, witness in enumerate(self.witnesses) if witness is not None}
-        terms = read_terms(self.exploration, self.tol_fit, self.tol_payoff)
+        terms = read_terms(problem, self.exploration, self.tol_fit, self.tol_payoff)
         form = exact_form(problem, *terms)
         return proved == set(np.flatnonzero(self.status == Certainty.IN).tolist()) and all(
             witness.action == a and proved.issuperset(witness.played) and holds(form, witness)
@@ -156,9 +156,9 @@ def certify(
     problem : a problem with finitely many models. Its numbers are taken as exact.
     exploration : probability with which intended play trembles to a uniform action.
     tol_fit : how far from the best fit, in nats, a model may be and still be believed.
-        Default: 1e-9.
+        Default: 1e-9 for a problem in double precision, that of `rationalizable` (2e-6) in single.
     tol_payoff : how far from optimal an action may be, relative to the range of subjective
-        payoffs over all supported models and actions. Default: 1e-9.
+        payoffs over all supported models and actions. Default: 1e-9, or 1e-5 in single precision.
 
     Returns
     -------
@@ -174,7 +174,7 @@ def certify(
     -----
     Definitions: Esponda and Pouzo, *Berk-Nash Rationalizability* (2025). All of it is
     relative to K and U as floating-point numbers. In a single-precision problem rounding
-    breaks ties that hold in theory, by about 1e-7: widen the tolerances.
+    breaks ties that hold in theory, by about 1e-7: hence the wider tolerances there.
 
     With infinite divergences, play that refutes a model does so however rarely it plays what
     refutes it, but not in the limit, where the model fits again. A tie of the models that are
@@ -182,7 +182,7 @@ def certify(
     counts, with a witness that plays what refutes the model with a probability of about
     ``tol_fit``. At ``tol_fit = 0`` it does not count. `rationalizable` has the same rule.
     """
-    terms = read_terms(exploration, tol_fit, tol_payoff)
+    terms = read_terms(problem, exploration, tol_fit, tol_payoff)
     form = exact_form(problem, *terms)
     search = Search(form)
     left, exclusions, rounds = _eliminate(search)

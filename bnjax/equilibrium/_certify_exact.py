@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from .._check import is_concrete
 from ._tolerance import least_payoff_range
 
-TOL_FIT = 1e-9
-"""Models whose fit is this close to the best, in nats, count as tied."""
-
-TOL_PAYOFF = 1e-9
-"""Actions this close to optimal, relative to the range of subjective payoffs, count as such."""
+# Tolerances of fit, in nats, and of payoff, relative to the range of subjective payoffs, in double
+# and in single precision; the latter are those of `rationalizable`, because rounding to single
+# precision breaks ties that hold in theory.
+_TOLERANCES = (1e-9, 1e-9), (2e-6, 1e-5)
 
 Integers = NDArray[np.object_]
 """Arrays of Python integers: exact, of any size."""
@@ -76,7 +75,9 @@ class Witness:
             nats of the best such model, and the action is within ``tol_payoff`` times the
             payoff range of optimal under the belief.
         """
-        return holds(exact_form(problem, *read_terms(exploration, tol_fit, tol_payoff)), self)
+        return holds(
+            exact_form(problem, *read_terms(problem, exploration, tol_fit, tol_payoff)), self
+        )
 
 
 # The problem in exact numbers
@@ -126,13 +127,18 @@ class ExactForm:
 
 
 def read_terms(
-    exploration: ArrayLike, tol_fit: ArrayLike | None, tol_payoff: ArrayLike | None
+    problem: Any,
+    exploration: ArrayLike,
+    tol_fit: ArrayLike | None,
+    tol_payoff: ArrayLike | None,
 ) -> tuple[Fraction, Fraction, Fraction]:
     """Validate the arguments that come with a problem, and fill in the defaults."""
+    tremble = _number("exploration", exploration, upper=1.0)
+    fit, payoff = _TOLERANCES[_reduced(problem)[-1] == np.float32]
     return (
-        _number("exploration", exploration, upper=1.0),
-        _number("tol_fit", TOL_FIT if tol_fit is None else tol_fit),
-        _number("tol_payoff", TOL_PAYOFF if tol_payoff is None else tol_payoff),
+        tremble,
+        _number("tol_fit", fit if tol_fit is None else tol_fit),
+        _number("tol_payoff", payoff if tol_payoff is None else tol_payoff),
     )
 
 
