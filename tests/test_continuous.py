@@ -49,7 +49,7 @@ def check(found, possible, answer, index, tolerance):
     return bool(found.complete[index]) and bool(decided.all())
 
 
-@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("double", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_sycophancy_of_any_width_and_exploration(double):
     rng = np.random.default_rng(11)
     num = 5 * _BATCH
@@ -87,7 +87,7 @@ def test_sycophancy_of_any_width_and_exploration(double):
     assert sure >= 0.98 * checked
 
 
-@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("double", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_monopolist_at_any_demand(double):
     rng = np.random.default_rng(12)
     num = _BATCH
@@ -191,9 +191,9 @@ def deep_between_nodes(depth, num_actions, promised):
     )
 
 
-@pytest.mark.parametrize("depth", [10.0, 100.0])
-@pytest.mark.parametrize("num_actions", [2, 3])
-@pytest.mark.parametrize("promised", [True, False])
+@pytest.mark.parametrize(
+    ("depth", "num_actions", "promised"), [(10.0, 2, True), (100.0, 3, True), (100.0, 2, False)]
+)
 def test_the_best_fit_may_lie_in_a_deep_basin_between_nodes(depth, num_actions, promised):
     # K = 0 at the right model alone, hence the best fit whatever is played; there action 0 is best.
     found, possible, phase = solve_all(deep_between_nodes(depth, num_actions, promised), 0.1, 4)

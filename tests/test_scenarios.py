@@ -77,6 +77,7 @@ def test_representation_and_exploration():
     assert not (unexplored == PHASE["SAFE"]).any()
 
 
+@pytest.mark.slow
 def test_width_moves_the_threshold_continuously():
     # With |theta_S + theta_H - 1| <= w the mixture solves theta_S = theta_H = (1 + w)/2.
     problem = bn.scenarios.sycophancy(0.7, 0.8, width=0.3)

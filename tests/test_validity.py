@@ -92,7 +92,10 @@ def test_nothing_is_claimed_at_a_tolerance_that_is_none():
     assert phases[0] == INVALID != phases[1]
 
 
-@pytest.mark.parametrize("scenario", [bn.scenarios.sycophancy, bn.scenarios.hallucination])
+@pytest.mark.parametrize(
+    "scenario",
+    [bn.scenarios.sycophancy, pytest.param(bn.scenarios.hallucination, marks=pytest.mark.slow)],
+)
 def test_a_width_that_is_no_probability_is_invalid(scenario):
     phases = jax.vmap(lambda w: bn.phase(scenario(0.7, 0.6, w)))
     codes = phases(jnp.asarray([1.5, -0.2, jnp.nan, 0.0, 1.0]))
@@ -100,6 +103,7 @@ def test_a_width_that_is_no_probability_is_invalid(scenario):
     assert (codes[3:] != INVALID).all()
 
 
+@pytest.mark.slow
 def test_a_diagram_over_widths_that_are_none():
     axes = {"width": np.linspace(0, 1.5, 4)}
     diagram = bn.phase_diagram(bn.scenarios.sycophancy, axes)
@@ -349,7 +353,7 @@ def gaussian():
     )
 
 
-@pytest.mark.parametrize("make", [with_zeros, gaussian])
+@pytest.mark.parametrize("make", [with_zeros, pytest.param(gaussian, marks=pytest.mark.slow)])
 def test_every_leaf_can_be_a_batch_alone(make):
     problem = make()
     leaves, structure = jax.tree.flatten(problem)
