@@ -590,7 +590,7 @@ def test_what_would_not_fit_is_refused_with_its_size():
             one_axis(0.4, 0.4),
             KEY,
             num_agents=1_000_000,
-            num_steps=100_000,
+            num_steps=5_000,
             record=bn.Trajectory(1, beliefs=True),
         )
     check_fits([jax.ShapeDtypeStruct((8, 4), jnp.float32)], 1000)
