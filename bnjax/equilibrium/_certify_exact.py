@@ -17,12 +17,12 @@ from jaxtyping import ArrayLike
 from numpy.typing import NDArray
 
 from .._check import is_concrete
-from ._tolerance import least_payoff_range
+from ._tolerance import SINGLE, least_payoff_range
 
 # Tolerances of fit, in nats, and of payoff, relative to the range of subjective payoffs, in double
 # and in single precision; the latter are those of `rationalizable`, because rounding to single
 # precision breaks ties that hold in theory.
-_TOLERANCES = (1e-9, 1e-9), (2e-6, 1e-5)
+_TOLERANCES = (1e-9, 1e-9), SINGLE
 
 Integers = NDArray[np.object_]
 """Arrays of Python integers: exact, of any size."""
@@ -134,12 +134,11 @@ def read_terms(
 ) -> tuple[Fraction, Fraction, Fraction]:
     """Validate the arguments that come with a problem, and fill in the defaults."""
     tremble = _number("exploration", exploration, upper=1.0)
-    fit, payoff = _TOLERANCES[_reduced(problem)[-1] == np.float32]
-    return (
-        tremble,
-        _number("tol_fit", fit if tol_fit is None else tol_fit),
-        _number("tol_payoff", payoff if tol_payoff is None else tol_payoff),
-    )
+    if tol_fit is None or tol_payoff is None:
+        fit, payoff = _TOLERANCES[_reduced(problem)[-1] == np.float32]
+        tol_fit = fit if tol_fit is None else tol_fit
+        tol_payoff = payoff if tol_payoff is None else tol_payoff
+    return tremble, _number("tol_fit", tol_fit), _number("tol_payoff", tol_payoff)
 
 
 def exact_form(

@@ -22,12 +22,16 @@ class Tolerance(NamedTuple):
     play: float
 
 
+SINGLE = 2e-6, 1e-5
+"""Tolerances of fit and of payoff in single precision."""
+
+
 def default_tolerance(
     dtype, tol_fit: ArrayLike | None = None, tol_payoff: ArrayLike | None = None
 ) -> Tolerance:
     """Tolerances for a precision, wide enough for the rounding of K and U and no wider."""
     single = jnp.finfo(dtype).eps > 1e-10
-    fit, payoff, play = (2e-6, 1e-5, 1e-3) if single else (1e-12, 1e-10, 1e-6)
+    fit, payoff, play = (*SINGLE, 1e-3) if single else (1e-12, 1e-10, 1e-6)
     return Tolerance(
         _as_tolerance("tol_fit", tol_fit, fit, dtype),
         _as_tolerance("tol_payoff", tol_payoff, payoff, dtype),

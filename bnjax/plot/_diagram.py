@@ -23,15 +23,13 @@ from ._cells import (
     borders,
     cell_edges,
     coordinate,
-    is_probability,
-    limits,
     oriented,
     phase_codes,
     union,
 )
-from ._page import canvas, dress, fit_height, legend_below
+from ._page import canvas, fit_height, frame_cells, legend_below
 from ._regions import name_regions
-from ._style import COLUMN, FONT, PHASE_STYLES
+from ._style import COLUMN, PHASE_STYLES
 from ._theory import boundary_lines
 
 
@@ -85,9 +83,6 @@ def phase_diagram(
     _draw_cells(ax, edges_x, edges_y, grid, present)
     if not lines:  # two outlines, up to half a cell apart, would only compete
         _draw_borders(ax, edges_x, edges_y, grid)
-    limits_x, limits_y = limits(x, axis_x), limits(y, axis_y)
-    ax.set_xlim(*limits_x)
-    ax.set_ylim(*limits_y)
     halo = [withStroke(linewidth=2.0, foreground="white")]
     for line in lines:
         ax.plot(
@@ -98,15 +93,7 @@ def phase_diagram(
             path_effects=halo,
             zorder=3,
         )
-    dress(ax, x, y or "")
-    if y is None:
-        ax.set_yticks([])
-    elif is_probability(x, axis_x) and is_probability(y, axis_y):
-        spans = np.ptp(limits_x) / np.ptp(limits_y)
-        if 0.8 <= spans <= 1.25:  # a sliver of one of them would make a sliver of a figure
-            ax.set_aspect("equal")
-    if above:
-        ax.set_title("\n".join(above), fontsize=FONT)
+    frame_cells(ax, x, axis_x, y, axis_y, above)
     handles: list[Artist] = [_phase_patch(code, _share(grid == code)) for code in present]
     if lines:
         name = "theory" if boundaries is True else "boundary"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
+from ._cells import is_probability, limits
 from ._style import FONT
 
 
@@ -38,6 +40,24 @@ def dress(ax: Axes, label_x: str, label_y: str, room: int = 27) -> None:
     ax.tick_params(labelsize=FONT, length=2.5, width=0.6)
     for spine in ax.spines.values():
         spine.set_linewidth(0.6)
+
+
+def frame_cells(
+    ax: Axes, x: str, axis_x: np.ndarray, y: str | None, axis_y: np.ndarray, title: Sequence[str]
+) -> None:
+    """Limits, labels, aspect and title of axes that show cells over two parameters, or one."""
+    limits_x, limits_y = limits(x, axis_x), limits(y, axis_y)
+    ax.set_xlim(*limits_x)
+    ax.set_ylim(*limits_y)
+    dress(ax, x, y or "")
+    if y is None:
+        ax.set_yticks([])
+    elif is_probability(x, axis_x) and is_probability(y, axis_y):
+        spans = np.ptp(limits_x) / np.ptp(limits_y)
+        if 0.8 <= spans <= 1.25:  # a sliver of one of them would make a sliver of a figure
+            ax.set_aspect("equal")
+    if title:
+        ax.set_title("\n".join(title), fontsize=FONT)
 
 
 def legend_below(ax: Axes, handles: Sequence[Artist], columns: int) -> None:

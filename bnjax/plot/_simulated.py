@@ -16,12 +16,10 @@ from ._cells import (
     borders,
     cell_edges,
     coordinate,
-    is_probability,
-    limits,
     oriented,
     phase_codes,
 )
-from ._page import canvas, dress, fit_height
+from ._page import canvas, fit_height, frame_cells
 from ._regions import name_regions
 from ._style import COLUMN, FONT
 
@@ -90,18 +88,7 @@ def simulated_diagram(
         path_effects=[withStroke(linewidth=2.2, foreground="white")],
     )
     ax.add_collection(outline, autolim=False)
-    limits_x, limits_y = limits(x, axis_x), limits(y, axis_y)
-    ax.set_xlim(*limits_x)
-    ax.set_ylim(*limits_y)
-    dress(ax, x, y or "")
-    if y is None:
-        ax.set_yticks([])
-    elif is_probability(x, axis_x) and is_probability(y, axis_y):
-        spans = np.ptp(limits_x) / np.ptp(limits_y)
-        if 0.8 <= spans <= 1.25:  # a sliver of one of them would make a sliver of a figure
-            ax.set_aspect("equal")
-    if above:
-        ax.set_title("\n".join(above), fontsize=FONT)
+    frame_cells(ax, x, axis_x, y, axis_y, above)
     # Exactly as high as the diagram, whatever its aspect.
     bar = figure.colorbar(mesh, cax=ax.inset_axes((1.03, 0, 0.05 if y else 0.03, 1)))
     label = f"simulated frequency of {action}"
