@@ -45,20 +45,24 @@ class Family(eqx.Module):
     identified : one row an action, one boolean a coordinate: whether playing that action
         alone identifies the coordinate (in the chart of that action). What is not identified
         leaves a *set* of best fits. Default: every action identifies everything.
-    unique_best_fit : a promise that, whatever is played, the best fit is unique in the
-        identified coordinates and that, for two actions, the payoff difference at the best
-        fit changes sign at most once between neighbouring points of the solver's grid over
-        play (always so for D = 1 and a payoff difference monotone in theta), and that, for
-        more than two, the difference between the payoffs of any two actions is monotone in
-        each coordinate between neighbouring points of the grid `nodes` (always so for
-        differences monotone in each coordinate), and that, for D > 1 without charts, the best fit
-        lies in the basin of the best of these nodes, whatever is played (for D = 1, values and
-        slopes at the nodes are searched for deeper basins, and where one may be missed, nothing is
-        claimed). Only then does the solver claim that it found
-        every equilibrium, and that it knows between the nodes which action is better: without
-        the promise, and with more than four parameters, no action is ever excluded from the
-        rationalizable set of more than two. A promise that is broken can make answers wrong;
-        where slopes at the nodes show it, nothing is excluded on its strength.
+    unique_best_fit : a promise about what the solver cannot see between points of its grids:
+
+        - whatever is played, the best fit is unique in the identified coordinates;
+        - two actions: the payoff difference at the best fit changes sign at most once between
+          neighbouring points of the grid over play (always so for D = 1 and a payoff difference
+          monotone in theta);
+        - more actions: the difference between the payoffs of any two is monotone in each
+          coordinate between neighbouring points of the grid `nodes` (always so for differences
+          monotone in each coordinate);
+        - D > 1 or charts: the best fit lies in the basin of the best of the nodes.
+
+        Only then does the solver claim that it found every equilibrium, and only then, and with
+        at most four parameters, does it exclude any of more than two actions. A promise that is
+        broken can make answers wrong; where slopes at the nodes show it, nothing is excluded on
+        its strength. Without the promise, and always for D = 1, every basin is searched that may
+        be the deepest as far as values and slopes at the nodes tell, and what is left of doubt is
+        reported as undecided. With charts or more than four parameters that cannot be done, and
+        without the promise no pure strategy is called an equilibrium.
     parameter_names : names for reports.
     """
 

@@ -1,9 +1,13 @@
 """Continuous families with two actions against answers worked out by other means."""
 
+import itertools
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 import bnjax as bn
 from bnjax.equilibrium._public import solve_all
@@ -169,19 +173,21 @@ def test_a_search_that_is_cut_short_says_so(x64, monkeypatch):
     assert (residual <= 1e-9).all()
 
 
-def deep_between_nodes(depth, num_actions, promised):
+def deep_between_nodes(depth, num_actions, promised, dimension=1):
     """One model explains everything, half-way between two nodes; another, at a node, nearly so."""
-    near, right = 0.25, 48.5 / 64
+    near, right = 0.25, 48.5 / 64 if dimension == 1 else 12.5 / 16
 
     def means(theta):
         first = depth * (theta[0] - near) * (theta[0] - right)
         others = 0.1 * (right - theta[0])
+        if dimension == 2:
+            others += 0.04 * (theta[1] - 0.53)
         return jnp.stack([first] + [others] * (num_actions - 1)), jnp.ones(num_actions)
 
     return bn.GaussianProblem.from_family(
         means,
-        [0.0],
-        [1.0],
+        [0.0] * dimension,
+        [1.0] * dimension,
         mean=[0.0] * num_actions,
         sd=[1.0] * num_actions,
         payoff_intercept=[0.0, -0.025] + [-1.0] * (num_actions - 2),
@@ -192,24 +198,29 @@ def deep_between_nodes(depth, num_actions, promised):
 
 
 @pytest.mark.parametrize(
-    ("depth", "num_actions", "promised"), [(10.0, 2, True), (100.0, 3, True), (100.0, 2, False)]
+    ("depth", "num_actions", "promised", "dimension"),
+    [(10.0, 2, True, 1), (100.0, 3, True, 1), (100.0, 2, False, 1), (100.0, 2, False, 2)],
 )
-def test_the_best_fit_may_lie_in_a_deep_basin_between_nodes(depth, num_actions, promised):
-    # K = 0 at the right model alone, hence the best fit whatever is played; there action 0 is best.
-    found, possible, phase = solve_all(deep_between_nodes(depth, num_actions, promised), 0.1, 4)
+def test_the_best_fit_may_lie_in_a_deep_basin_between_nodes(
+    depth, num_actions, promised, dimension
+):
+    # K = 0 at the right model alone, hence the best fit whatever is played, and action 0 is best.
+    problem = deep_between_nodes(depth, num_actions, promised, dimension)
+    found, possible, phase = solve_all(problem, 0.1, 4)
     assert found.pure.tolist() == [True] + [False] * (num_actions - 1)
     rows = np.asarray(found.valid)
     assert rows.sum() == 1
     assert np.asarray(found.strategy)[rows, 0] == 1
-    np.testing.assert_allclose(np.asarray(found.best_fit)[rows, 0], 48.5 / 64, atol=1e-6)
+    right = 48.5 / 64 if dimension == 1 else 12.5 / 16
+    np.testing.assert_allclose(np.asarray(found.best_fit)[rows, 0], right, atol=1e-6)
     assert possible.certainty[0] == bn.Certainty.IN
     others = np.asarray(possible.certainty)[1:]
     assert (others == (bn.Certainty.OUT if promised else UNDECIDED)).all()
     assert phase == (bn.Phase.UNSAFE if promised else bn.Phase.UNDECIDED)
 
 
-def test_basins_between_nodes_that_nobody_searched_leave_doubt():
-    # Three models fit equally well, and only two basins are searched.
+def test_models_that_fit_equally_well_whatever_is_played_leave_doubt():
+    # Three of them, against the promise.
     def rates(theta):
         rate = 0.5 + 0.3 * jnp.sin(6 * jnp.pi * theta[0])
         return jnp.stack([jnp.stack([1 - rate, rate]), jnp.stack([rate, 1 - rate])])
@@ -224,5 +235,76 @@ def test_basins_between_nodes_that_nobody_searched_leave_doubt():
         unique_best_fit=True,
     )
     found, possible, _ = solve_all(problem, 0.1, 4)
-    assert found.pure_undecided.all() or found.pure.tolist() == [True, False]
-    assert (possible.certainty != bn.Certainty.OUT)[0]
+    assert found.pure_undecided.all()
+    assert (possible.certainty != bn.Certainty.OUT).all()
+
+
+class Waves(eqx.Module):
+    """Means that go up and down with two parameters, so that divergences have many minima."""
+
+    size: jax.Array
+    frequency: jax.Array
+    shift: jax.Array
+
+    def __call__(self, theta):
+        waves = self.size * jnp.sin(self.frequency @ theta + self.shift)
+        return waves.sum(-1), jnp.ones(waves.shape[0])
+
+
+def _best_of_all(size, frequency, shift, mean, weights):
+    """Means under the best fit, by polishing what is best on a fine grid."""
+    axis = np.linspace(0.0, 1.0, 201)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+
+    def means(theta):
+        return (size * np.sin(np.einsum("atd,...d->...at", frequency, theta) + shift)).sum(-1)
+
+    def misfit(theta):
+        return 0.5 * ((means(theta) - mean) ** 2) @ weights
+
+    starts = grid[np.argsort(misfit(grid))[:200:20]]
+    ends = [scipy.optimize.minimize(misfit, start, bounds=[(0, 1)] * 2) for start in starts]
+    return means(min(ends, key=lambda end: end.fun).x)
+
+
+@pytest.mark.parametrize("num_actions", [2, 3])
+def test_many_basins_in_two_dimensions(num_actions):
+    rng = np.random.default_rng(3)
+    num, exploration = 12, 0.1
+    size, shift = rng.normal(size=(num, num_actions, 3)), rng.random((num, num_actions, 3)) * 6
+    frequency = 2 * rng.normal(size=(num, num_actions, 3, 2))
+    mean, intercept, slope = rng.normal(size=(3, num, num_actions))
+
+    def solve(row):
+        size, frequency, shift, mean, intercept, slope = row
+        problem = bn.GaussianProblem.from_family(
+            Waves(size, frequency, shift),
+            [0.0, 0.0],
+            [1.0, 1.0],
+            mean=mean,
+            sd=jnp.ones(num_actions),
+            payoff_intercept=intercept,
+            payoff_slope=slope,
+            safe=[False] + [True] * (num_actions - 1),
+        )
+        return solve_all(problem, exploration, 4)
+
+    rows = (size, frequency, shift, mean, intercept, slope)
+    with jax.enable_x64(True):
+        found, possible, _ = jax.jit(lambda rows: jax.lax.map(solve, rows, batch_size=num))(
+            jax.tree.map(jnp.asarray, rows)
+        )
+        found, possible = jax.tree.map(np.asarray, (found, possible))
+    decided = 0
+    for i, (action, name) in itertools.product(range(num), enumerate(np.eye(num_actions))):
+        weights = (1 - exploration) * name + exploration / num_actions
+        means = _best_of_all(size[i], frequency[i], shift[i], mean[i], weights)
+        payoffs = intercept[i] + slope[i] * means
+        lead = payoffs[action] - np.delete(payoffs, action).max()
+        if found.pure_undecided[i, action] or abs(lead) < 1e-4:
+            continue
+        decided += 1
+        assert found.pure[i, action] == (lead > 0)
+    assert decided > 0.8 * num * num_actions
+    assert not found.complete.any()
+    assert (possible.certainty != bn.Certainty.OUT).all()

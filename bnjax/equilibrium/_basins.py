@@ -1,57 +1,122 @@
-"""Where a function of one variable may be least, by its values and slopes at even nodes.
+"""Where a function may be least, by its values and slopes at the nodes of an even grid.
 
-Between two nodes where the slope turns from down to up there is a local minimum. It lies no lower
-than where the two tangents meet: that is certain where the function is convex between the nodes.
+A cell of the grid into which the function falls from every side holds a local minimum, and no
+plane that touches the function at a corner lies above it: that is certain where the function is
+convex in the cell.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import itertools
+import math
+import operator
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
-class Basins(NamedTuple):
-    """Whether a local minimum lies between two neighbouring nodes, and how low it may lie."""
+class Cells:
+    """Cells of an even grid over a box, and where in them a function may have a minimum.
 
-    real: Bool[Array, " intervals"]
-    bound: Float[Array, " intervals"]
-
-
-def basins_between(
-    values: Float[Array, " nodes"],
-    slopes: Float[Array, " nodes"],
-    infinite: Bool[Array, " nodes"],
-    spacing: Float[Array, ""],
-) -> Basins:
-    """Find the local minima between nodes.
+    ``spacing`` [D] of the nodes; ``lower`` and ``upper`` [C, D] bounds of the cells.
 
     Parameters
     ----------
-    values, slopes : of the function at the nodes.
-    infinite : where it is infinite, whatever its value.
-    spacing : between neighbouring nodes.
+    nodes : [G, D] with the last coordinate running fastest.
+    values, slopes : [G], [G, D] of the function at the nodes.
+    infinite : [G] where it is infinite, whatever its value.
+    matters : [D] which coordinates the function depends on; of cells that differ in others only,
+        one stands for all.
     """
-    wall_left, wall_right = infinite[:-1], infinite[1:]
-    low, high = values[:-1], values[1:]
-    left, right = jnp.minimum(slopes[:-1], 0.0), jnp.maximum(slopes[1:], 0.0)
-    real = ((slopes[:-1] <= 0) | wall_left) & ((slopes[1:] >= 0) | wall_right)
-    turn = right - left
-    safe = jnp.where(turn > 0, turn, 1.0)
-    meet = jnp.clip((low - high + right * spacing) / safe, 0.0, spacing)
-    bound = jnp.where(turn > 0, low + left * meet, jnp.minimum(low, high))
-    # Beside a wall only one tangent is left, and what it says.
-    from_left, from_right = low + left * spacing, high - right * spacing
-    bound = jnp.where(wall_right, from_left, jnp.where(wall_left, from_right, bound))
-    return Basins(real & ~(wall_left & wall_right), bound)
 
+    # Over corners and coordinates, of which there are few, everything is written out: see
+    # `_numerics`. Lists are over corners, and what has a coordinate is a list of them.
 
-def deepest(values: Float[Array, " nodes"], basins: Basins) -> Int[Array, "2"]:
-    """Nodes beside the two basins that may be deepest; the best node where there are not two."""
-    bounds = jnp.where(basins.real, basins.bound, jnp.inf)
-    first = jnp.argmin(bounds)
-    second = jnp.argmin(bounds.at[first].set(jnp.inf))
-    k = jnp.stack([first, second])
-    beside = k + (values[k + 1] < values[k]).astype(k.dtype)
-    return jnp.where(basins.real[k], beside, jnp.argmin(values))
+    def __init__(
+        self,
+        nodes: Float[Array, "nodes parameters"],
+        values: Float[Array, " nodes"],
+        slopes: Float[Array, "nodes parameters"],
+        infinite: Bool[Array, " nodes"],
+        matters: Bool[Array, " parameters"],
+    ):
+        dimension = nodes.shape[1]
+        self.axes = range(dimension)
+        self.per_axis = round(len(nodes) ** (1 / dimension))
+        self.corners = list(itertools.product((0, 1), repeat=dimension))
+        index = np.indices((self.per_axis - 1,) * dimension)
+        self.index = index.reshape(dimension, -1)
+        self.matters = matters
+        self.wall, self.value = self._at_corners(infinite), self._at_corners(values)
+        self.slope = [
+            [jnp.where(blocked, 0.0, s) for blocked, s in zip(self.wall, at, strict=True)]
+            for at in (self._at_corners(slopes[:, axis]) for axis in self.axes)
+        ]
+        places = [self._at_corners(nodes[:, axis]) for axis in self.axes]
+        self.lower, self.upper = (
+            jnp.stack([place[corner] for place in places], -1) for corner in (0, -1)
+        )
+        self.spacing = (nodes[-1] - nodes[0]) / (self.per_axis - 1)
+
+    def _at_corners(self, of_nodes: Array) -> list[Array]:
+        """What is known of the nodes, at each corner of every cell."""
+        num = self.per_axis
+        grid = of_nodes.reshape((num,) * len(self.axes))
+        cuts = [tuple(slice(step, step + num - 1) for step in corner) for corner in self.corners]
+        return [grid[cut].reshape(-1) for cut in cuts]
+
+    def turning(self) -> Bool[Array, " cells"]:
+        """Whether there may be a local minimum in a cell.
+
+        The function falls into it from either side, or from a wall, or the box ends there.
+        """
+        inside = ~functools.reduce(operator.and_, self.wall)
+        for axis in self.axes:
+            index = self.index[axis]
+            falls, rises = jnp.asarray(index == 0), jnp.asarray(index == self.per_axis - 2)
+            for corner, wall, s in zip(self.corners, self.wall, self.slope[axis], strict=True):
+                if corner[axis]:
+                    rises = rises | wall | (s >= 0)
+                else:
+                    falls = falls | wall | (s <= 0)
+            inside &= jnp.where(self.matters[axis], falls & rises, jnp.asarray(index == 0))
+        return inside
+
+    def bounds(self) -> tuple[Float[Array, " cells"], Int[Array, " cells"]]:
+        """How low a minimum in each cell may lie, and the best corner as the number of a node.
+
+        The bound is that of the mean of the tangents which is level where each coordinate goes
+        its own way. At a wall there is no tangent, and those of other corners must do.
+        """
+        half = 0.5 * self.spacing
+        share = []
+        for axis in self.axes:
+            sides = zip(self.corners, self.slope[axis], strict=True)
+            ways = [
+                (corner[axis], jnp.maximum(s if corner[axis] else -s, 0)) for corner, s in sides
+            ]
+            down, up = (sum(way for side, way in ways if side == which) for which in (0, 1))
+            turn = down + up
+            share.append(jnp.where(turn > 0, down / jnp.where(turn > 0, turn, 1.0), 0.5))
+        # No corner counts for nothing, in case that the others are walls.
+        least = float(jnp.finfo(half.dtype).eps)
+        total, level, tilt = 0.0, 0.0, [0.0] * len(self.axes)
+        strides = [self.per_axis**axis for axis in reversed(self.axes)]
+        lowest = jnp.full_like(self.value[0], jnp.inf)
+        start = jnp.asarray(np.array(strides) @ self.index, jnp.int32)
+        best = jnp.zeros_like(start)
+        for i, corner in enumerate(self.corners):
+            slopes = [self.slope[axis][i] for axis in self.axes]
+            weight = math.prod(s if side else 1 - s for s, side in zip(share, corner, strict=True))
+            weight = jnp.where(self.wall[i], 0.0, least + weight)
+            rise = sum(s * half[a] * (1 if corner[a] else -1) for a, s in enumerate(slopes))
+            centre = jnp.where(self.wall[i], 0.0, self.value[i] - rise)
+            total, level = total + weight, level + weight * centre
+            tilt = [t + weight * s for t, s in zip(tilt, slopes, strict=True)]
+            height = jnp.where(self.wall[i], jnp.inf, self.value[i])
+            best = jnp.where(height < lowest, sum(map(operator.mul, corner, strides)), best)
+            lowest = jnp.minimum(height, lowest)
+        slack = sum(jnp.abs(t) * half[axis] for axis, t in enumerate(tilt))
+        return (level - slack) / jnp.maximum(total, least), start + best

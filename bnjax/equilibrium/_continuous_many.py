@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from ..problem import FamilyProblem
 from ._codes import Stability
-from ._continuum import Continuum
+from ._continuum import BoxFit, Continuum
 from ._relaxation import bounds, self_justified
 from ._results import Equilibria, Rationalizable
 from ._supporting_belief import supporting_belief
@@ -55,8 +55,9 @@ def solve_continuous_many(
     num_actions = problem.num_actions
     slack = tolerance.payoff * continuum.payoff_range
     eye = jnp.eye(num_actions, dtype=continuum.lower.dtype)
-    fit, found = jax.vmap(continuum.best_fit_in_box)(eye)
-    pure = _pure(continuum, fit, found, slack)
+    fits = jax.vmap(continuum.fit_in_box)(eye)
+    fit = fits.point
+    pure = _pure(continuum, fits, slack)
     strategy, atoms, weight = eye, pure.atoms, pure.weight
     expected, valid = pure.expected, pure.holds
     if problem.family.dimension == 1 and num_actions > 1 and not problem.family.has_charts:
@@ -70,7 +71,7 @@ def solve_continuous_many(
     inside = self_justified(
         jnp.concatenate([eye > 0, strategy > 0]), jnp.concatenate([pure.teaches, optimal])
     )
-    excluded = _excluded(continuum, fit, slack) & found.all()
+    excluded = _excluded(continuum, fit, slack) & jnp.all(fits.found & fits.unique)
 
     order = jnp.argsort(~valid, stable=True)[:max_equilibria]
     strategy, valid, atoms, weight = strategy[order], valid[order], atoms[order], weight[order]
@@ -115,19 +116,19 @@ class _Pure(NamedTuple):
     stable: Array  # [A]
 
 
-def _pure(continuum: Continuum, fit: Array, found: Array, slack: Array) -> _Pure:
+def _pure(continuum: Continuum, fits: BoxFit, slack: Array) -> _Pure:
     """Judge pure strategies by their best fits, which are sets where something is left open."""
     problem, family = continuum.problem, continuum.problem.family
     num_actions = problem.num_actions
-    promised = family.unique_best_fit
+    fit, found, unique = fits.point, fits.found, fits.unique
     theta = jax.vmap(family.theta)(fit)
     payoffs = jax.vmap(problem.payoffs)(fit)
     eye = jnp.eye(num_actions, dtype=bool)
     optimal = payoffs >= payoffs.max(-1, keepdims=True) - slack
     lead = payoffs - jnp.where(eye, -jnp.inf, payoffs).max(-1, keepdims=True)
     refuted = jax.vmap(problem.divergence)(fit)[1].any(-1)  # by some tremble
-    settled = promised and not any(continuum.never_identified)
-    unique = _Pure(
+    settled = unique & (not any(continuum.never_identified))
+    identified = _Pure(
         atoms=jnp.repeat(theta[:, None], num_actions, axis=1),
         weight=jnp.zeros(payoffs.shape, payoffs.dtype).at[:, 0].set(1),
         expected=payoffs,
@@ -139,7 +140,7 @@ def _pure(continuum: Continuum, fit: Array, found: Array, slack: Array) -> _Pure
     explores = continuum.exploration > 0
 
     def row(action: int) -> _Pure:
-        alone = jax.tree.map(lambda x: x[action], unique)
+        alone = jax.tree.map(lambda x: x[action], identified)
         if not continuum.leaves_open[action]:
             return alone
         several = _open_ended(continuum, action, slack)
@@ -154,7 +155,7 @@ def _open_ended(continuum: Continuum, action: int, slack: Array) -> _Pure:
     num_actions = problem.num_actions
     identified = family.identifies(action)
     known = np.asarray(identified)
-    point = continuum.best_fit_alone(action)
+    point, _, found, unique = continuum.fit_alone(jnp.asarray(action))
 
     def lead(payoffs):
         rivals = payoffs.at[action].set(-jnp.inf)
@@ -174,14 +175,14 @@ def _open_ended(continuum: Continuum, action: int, slack: Array) -> _Pure:
     if _has_grid(family):
         turns = _turns_anywhere(lambda x: problem.payoffs(x, action), continuum)[action]
         rival = payoffs - payoffs[:, action : action + 1] > slack
-        fails = jnp.any(jnp.all(rival, 0) & ~turns)
+        fails = found & unique & jnp.any(jnp.all(rival, 0) & ~turns)
     expected = jnp.matmul(belief, payoffs, precision=jax.lax.Precision.HIGHEST)
     return _Pure(
         atoms=jnp.pad(atoms, ((0, pad), (0, 0)), mode="edge"),
         weight=jnp.pad(weight, (0, pad)),
         expected=expected,
-        teaches=jnp.any(payoffs >= payoffs.max(-1, keepdims=True) - slack, 0),
-        holds=holds,
+        teaches=found & jnp.any(payoffs >= payoffs.max(-1, keepdims=True) - slack, 0),
+        holds=found & holds,
         fails=fails,
         stable=jnp.zeros((), bool),
     )
@@ -221,9 +222,9 @@ def _mixed_on_pairs(
         play = jnp.zeros(num_actions, s.dtype).at[first].set(s).at[second].set(1 - s)
         play = jnp.where(real, play, jnp.zeros_like(play).at[0].set(1))
         # A stationary point is a best fit if nothing fits better.
-        value, refuted = continuum.misfit_at(theta, continuum.realised(play))
-        best_fit, found = continuum.best_fit_in_box(play)
-        rival, _ = continuum.misfit_at(best_fit, continuum.realised(play))
+        value, refuted = continuum.misfit(theta, continuum.realised(play))
+        best_fit, _, found, _ = continuum.fit_in_box(play)
+        rival, _ = continuum.misfit(best_fit, continuum.realised(play))
         real &= ~refuted & found & (value <= rival + tolerance.fit)
         payoffs = problem.payoffs(theta)
         played = jnp.where(play > 0, payoffs, jnp.inf).min()

@@ -20,7 +20,7 @@ from .._numerics import sum_last, true_first
 from ..problem import FamilyProblem
 from ._codes import Certainty, Stability
 from ._components import Ties, components, rationalizable_pair
-from ._continuum import Continuum
+from ._continuum import BoxFit, Continuum, Fit
 from ._envelope import MINUS, PLUS, TIE
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance
@@ -39,7 +39,7 @@ class _Reply(NamedTuple):
     """Best fits for one s: those where d is least and where it is greatest.
 
     ``doubt`` is by how much d may be wrong because a search did not converge: what one more
-    step would change, inf where it is not known.
+    step would change, inf where it is not known; ``unique`` whether nothing else fits as well.
     """
 
     least: Float[Array, " parameters"]
@@ -47,6 +47,7 @@ class _Reply(NamedTuple):
     d_least: Float[Array, ""]
     d_most: Float[Array, ""]
     doubt: Float[Array, ""]
+    unique: Bool[Array, ""]
 
 
 class _Pair:
@@ -80,27 +81,32 @@ class _Pair:
 
     def _mixed(self, s: Float[Array, ""]) -> _Reply:
         """Both actions have positive probability."""
-        fit = self.continuum.fit(jnp.stack([s, 1 - s]))
+        play = jnp.stack([s, 1 - s])
         unidentified = self.continuum.never_identified
         if any(unidentified):
-            (following,) = fit.following  # without charts there is one piece
-            reply = self._range(fit.theta, following, jnp.asarray(unidentified), jnp.asarray(0))
-            return reply._replace(doubt=jnp.where(fit.found, reply.doubt, jnp.inf))
+            return self._range(
+                self.continuum.fit_in_box(play), jnp.asarray(unidentified), jnp.asarray(0)
+            )
+        fit = self.continuum.fit(play)
         d = self.gain(fit.theta)
         doubt = jnp.max(jnp.abs(jax.vmap(self.gain)(fit.following) - d))
-        doubt = jnp.where(fit.found, doubt, jnp.inf)
-        return _Reply(fit.theta, fit.theta, d, d, lax.stop_gradient(doubt))
+        return _Reply(fit.theta, fit.theta, d, d, self._doubt(fit, doubt), fit.unique)
 
-    def _range(self, point: Array, following: Array, free: Array, chart: Array) -> _Reply:
+    def _range(self, fit: BoxFit, free: Array, chart: Array) -> _Reply:
         """Where d is least and greatest over the coordinates that are left open."""
         theta = jax.vmap(lambda x: self.continuum.theta(x, chart))
-        ends = self.continuum.range_of(point, free, lambda u: u[0] - u[1], chart)
+        ends = self.continuum.range_of(fit.point, free, lambda u: u[0] - u[1], chart)
         thetas = theta(ends.point)
         d = jax.vmap(self.gain)(thetas)
         # One more step in the coordinates that are identified, and in those that are not.
-        moved = jnp.where(free, ends.following, following)
+        moved = jnp.where(free, ends.following, fit.following)
         doubt = jnp.max(jnp.abs(jax.vmap(self.gain)(theta(moved)) - d))
-        return _Reply(thetas[0], thetas[1], d[0], d[1], lax.stop_gradient(doubt))
+        return _Reply(thetas[0], thetas[1], d[0], d[1], self._doubt(fit, doubt), fit.unique)
+
+    def _doubt(self, fit: Fit | BoxFit, doubt: Array) -> Array:
+        # Without a promise the best fit may jump, and where it does two of them tie.
+        found = fit.found & (fit.unique | (not self.problem.family.unique_best_fit))
+        return lax.stop_gradient(jnp.where(found, doubt, jnp.inf))
 
     def pure(self, trembling: _Reply) -> _Reply:
         """Each action is intended alone, [2]; without exploration it is the only one played."""
@@ -111,7 +117,7 @@ class _Pair:
         def alone(action):
             fit = self.continuum.fit_alone(action)
             free = ~self.continuum.identified_by(action)
-            return self._range(fit.point, fit.following, free, action)
+            return self._range(fit, free, action)
 
         explores = self.continuum.exploration > 0
         replies = jax.vmap(alone)(jnp.arange(2))
@@ -154,7 +160,7 @@ def solve_continuous_pair(
     ties, num_ties = _find_ties(pair, inner, scan, sides, max_equilibria)
     ends = pair.pure(trembling)
     ends_settled = pair.settled(ends)
-    all_settled = settled.all() & ends_settled.all()
+    all_settled = settled.all() & jnp.all(ends_settled & ends.unique)
     # [played, reply]
     optimal = jnp.stack([ends.d_most >= -pair.slack, ends.d_least <= pair.slack], -1)
     pure = jnp.diagonal(optimal) & ends_settled
@@ -177,7 +183,8 @@ def solve_continuous_pair(
     listed &= all_settled & jnp.all(verified | ~rows.valid)
     # Play next to a row says whether it holds; where that is in doubt, so is its stability.
     firm = jnp.all(pair.settled(beside[1])[:2], axis=0)
-    firm = jnp.where(rows.lo <= 0, settled[0], jnp.where(rows.hi >= 1, settled[-1], firm))
+    firm_ends = settled[jnp.array([-1, 0])] & ends.unique
+    firm = jnp.where(rows.lo <= 0, firm_ends[1], jnp.where(rows.hi >= 1, firm_ends[0], firm))
     stability = jnp.where(firm, rows.stability, int(Stability.UNKNOWN))
     equilibria = Equilibria(
         strategy=strategy,
@@ -197,7 +204,8 @@ def solve_continuous_pair(
         complete=listed & problem.family.unique_best_fit,
         tol_fit=tolerance.fit,
         tol_payoff=tolerance.payoff,
-        pure_undecided=~ends_settled,
+        # Of several best fits one is looked at: it may support what is played, or another.
+        pure_undecided=~ends_settled | (~ends.unique & ~pure),
     )
     # Only what is beyond doubt is a witness, and only with all of it can anything be excluded:
     # then, by the family's promise, nothing happens between the points of the scan.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,27 +11,53 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._numerics import sum_last
 from ..problem import FamilyProblem
-from ._basins import basins_between, deepest
-from ._box import Minimum, minimise
+from ._basins import Cells
+from ._box import Minimum, minimise, search_in_box, values_of
 from ._tolerance import least_payoff_range
 
 # Starts along each coordinate of a piece of a chart.
 _NODES_PER_PIECE = 7
 # Rounding of a divergence, in units of the last place of 1.
 _NOISE = 8
+# Basins that are searched at most, before the rest leave doubt.
+_SEARCHES = 64
 
 
 class Fit(NamedTuple):
     """A best fit ``theta`` [D], and ``following`` [P, D], where it might be after one more step.
 
     One of them for each piece that was searched: its own, those of others that fit as well up to
-    rounding, and itself for the rest. ``found`` is whether nothing else can fit better, as far as
-    first-order conditions tell.
+    rounding, and itself for the rest. ``found`` is whether nothing else can fit better, and
+    ``unique`` whether nothing else can fit as well, as far as first-order conditions tell.
     """
 
     theta: Float[Array, " parameters"]
     following: Float[Array, "pieces parameters"]
     found: Bool[Array, ""]
+    unique: Bool[Array, ""]
+
+
+class BoxFit(NamedTuple):
+    """A best-fitting point [D] of the box, where one more step would go, and the rest as above."""
+
+    point: Float[Array, " parameters"]
+    following: Float[Array, " parameters"]
+    found: Bool[Array, ""]
+    unique: Bool[Array, ""]
+
+
+class _Searches(NamedTuple):
+    """Local searches so far: the best place, and whether another ties.
+
+    ``rivals`` are the cells that may hold something as low, ``deeper`` whether any may be lower.
+    """
+
+    trips: Int[Array, ""]
+    best: Float[Array, " parameters"]
+    value: Float[Array, ""]
+    tied: Bool[Array, ""]
+    rivals: Bool[Array, " cells"]
+    deeper: Bool[Array, ""]
 
 
 class Continuum:
@@ -53,11 +78,15 @@ class Continuum:
         self.kl, self.ruled_out = jax.vmap(problem.divergence)(self.nodes)
         self._huge = float(jnp.finfo(self.kl.dtype).max) / 4
         self._finite_kl = jnp.where(self.ruled_out, self._huge, self.kl)
-        # With one parameter, slopes at the nodes say whether another basin may be deeper.
-        self._has_slopes = family.dimension == 1 and not family.has_charts
-        if self._has_slopes:
+        # Where the family promises nothing, slopes at the nodes say whether another basin may be
+        # deeper; with one parameter they cost next to nothing and are looked at in any case.
+        promised = family.unique_best_fit
+        even = not family.has_charts and family.has_grid
+        self._looks = even and (family.dimension == 1 or not promised)
+        self._trusts = promised or self._looks
+        if self._looks:
             slope = jax.jacfwd(lambda x: problem.divergence(x)[0])
-            self._slopes = lax.stop_gradient(jax.vmap(slope)(self.nodes)[..., 0])
+            self._slopes = lax.stop_gradient(jnp.swapaxes(jax.vmap(slope)(self.nodes), 1, 2))
         self.payoffs = jax.vmap(problem.payoffs)(self.nodes)
         least = least_payoff_range(self.payoffs.dtype) * jnp.abs(self.payoffs).max()
         self.payoff_range = jnp.maximum(self.payoffs.max() - self.payoffs.min(), least)
@@ -69,12 +98,6 @@ class Continuum:
     def realised(self, strategy: Float[Array, " actions"]) -> Float[Array, " actions"]:
         """Play after trembling."""
         return (1 - self.exploration) * strategy + self.exploration / strategy.shape[0]
-
-    def misfit_at(
-        self, point: Float[Array, " parameters"], weights: Float[Array, " actions"], chart: int = 0
-    ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-        """Weighted divergence at a point of the box, and whether what is played refutes it."""
-        return self.misfit(self.problem.family.theta(point, chart), weights)
 
     def misfit(
         self, theta: Float[Array, " parameters"], weights: Float[Array, " actions"]
@@ -89,55 +112,104 @@ class Continuum:
         # Huge and not infinite: 0 * inf would be NaN, and masks cost more than the product.
         return sum_last(self._finite_kl * weights)
 
-    def best_fit(self, strategy: Float[Array, " actions"]) -> Float[Array, " parameters"]:
-        """Best-fitting point [D] of the box when every action has positive probability.
+    def fit_in_box(self, strategy: Float[Array, " actions"]) -> BoxFit:
+        """Best fit when every action has positive probability, in the first action's chart.
 
-        See `fit` for whether it is the best of all.
+        Coordinates that no action identifies are left at the middle of the box.
         """
-        return self._fit_in_box(strategy)[0].point
+        known = jnp.logical_not(jnp.asarray(self.never_identified))
+        return self._fit_in_box(self.realised(strategy), known, jnp.asarray(0))
 
-    def best_fit_in_box(
-        self, strategy: Float[Array, " actions"]
-    ) -> tuple[Float[Array, " parameters"], Bool[Array, ""]]:
-        """The same, and whether it was found for certain."""
-        low, found = self._fit_in_box(strategy)
-        return low.point, found
+    def fit_alone(self, action: Int[Array, ""]) -> BoxFit:
+        """Best fit, in the chart of an action that may be traced, when only that is played.
 
-    def _fit_in_box(self, strategy: Float[Array, " actions"]) -> tuple[Minimum, Bool[Array, ""]]:
-        """Minimum, and whether nothing that is seen of the nodes tells of a better one."""
-        weights = self.realised(strategy)
-        values = self.misfit_at_nodes(weights)
-        function = partial(self.misfit_at, weights=weights)
-        box = self.nodes, self.lower, self.upper
-        if not self._has_slopes:
-            return minimise(function, *box, values), jnp.ones((), bool)
+        Coordinates that the action does not identify are left at the middle of the box.
+        """
+        weights = (jnp.arange(self.problem.num_actions) == action).astype(self.lower.dtype)
+        return self._fit_in_box(weights, self.identified_by(action), action)
 
-        fixed, known = lax.stop_gradient((weights, values))
-        nodes = lax.stop_gradient(self.nodes[:, 0])
-        walls = jnp.any(self.ruled_out & (fixed > 0), axis=-1)
-        slopes = sum_last(self._slopes * fixed)
-        basins = basins_between(known, slopes, walls, (nodes[-1] - nodes[0]) / (len(nodes) - 1))
-        lows = jax.vmap(lambda k: minimise(function, *box, start=k))(deepest(known, basins))
-        first = lows.value[0] <= lows.value[1]
-        low = jax.tree.map(lambda x: jnp.where(first, x[0], x[1]), lows)
-        here = lax.stop_gradient(low.point[0])
-        elsewhere = (here < nodes[:-1]) | (here > nodes[1:])
-        noise = _NOISE * float(jnp.finfo(known.dtype).eps) * (1 + jnp.abs(low.value))
-        rivals = basins.real & elsewhere & (basins.bound < low.value - noise)
-        return low, ~jnp.any(rivals) & jnp.all(known >= low.value - noise)
+    def _fit_in_box(self, weights: Array, known: Array, chart: Int[Array, ""]) -> BoxFit:
+        """Search the basin of the best node, and where slopes are known all that may be deeper."""
+        middle = 0.5 * (self.lower + self.upper)
+        lower, upper = (jnp.where(known, x, middle) for x in (self.lower, self.upper))
+        nodes = jnp.where(known, self.nodes, middle)
+
+        def function(x):
+            return self.misfit(self.theta(x, chart), weights)
+
+        def at_nodes():
+            same = not self.problem.family.has_charts
+            return self.misfit_at_nodes(weights) if same else values_of(function, nodes)
+
+        search = search_in_box(function, nodes, lower, upper)
+        values = lax.stop_gradient(at_nodes())
+        if not self._looks:
+            low = search.settle(search.from_node(jnp.argmin(values)))
+            return BoxFit(low.point, low.following, *[jnp.asarray(self._trusts)] * 2)
+
+        walls = sum_last(jnp.where(self.ruled_out, weights, 0.0)) > 0
+        slopes = lax.stop_gradient(sum_last(self._slopes * weights))
+        cells = Cells(self.nodes, values, slopes, walls, known)
+        eps = float(jnp.finfo(values.dtype).eps)
+
+        def noise(value):
+            return _NOISE * eps * (1 + jnp.abs(value))
+
+        def elsewhere(point):
+            return jnp.any(known & ((point < cells.lower) | (point > cells.upper)), -1)
+
+        def trip(state):
+            # Only where something is left to search, for that is rare and this costs the most.
+            bound, node = cells.bounds()
+            promising = jnp.where(state.rivals, bound, jnp.inf)
+            rival = jnp.argmin(promising)
+            new = search.from_node(node[rival])
+            point, value = search.at(new), search.value(new)
+            away = jnp.any(known & (jnp.abs(point - search.at(state.best)) > cells.spacing))
+            gain = state.value - value
+            better, tie = gain > 0, away & (jnp.abs(gain) <= noise(value))
+            value = jnp.where(better, value, state.value)
+            rivals = state.rivals & elsewhere(point) & (promising <= value + noise(value))
+            rivals &= jnp.arange(len(rivals)) != rival
+            return _Searches(
+                trips=state.trips + 1,
+                best=jnp.where(better, new, state.best),
+                value=value,
+                tied=tie | (state.tied & (gain <= noise(value))),
+                rivals=rivals,
+                deeper=jnp.any(rivals & (bound < value - noise(value))),
+            )
+
+        first = search.from_node(jnp.argmin(values))
+        rivals = cells.turning() & elsewhere(search.at(first))
+        begin = _Searches(
+            trips=jnp.zeros((), jnp.int32),
+            best=first,
+            value=search.value(first),
+            tied=jnp.zeros((), bool),
+            rivals=rivals,
+            deeper=jnp.any(rivals),
+        )
+        end = lax.while_loop(lambda s: jnp.any(s.rivals) & (s.trips < _SEARCHES), trip, begin)
+        end = lax.stop_gradient(end)
+        low = search.settle(end.best)
+        found = ~end.deeper & jnp.all(values >= end.value - noise(end.value))
+        unique = ~end.tied & ~jnp.any(end.rivals)
+        return BoxFit(low.point, low.following, *lax.stop_gradient((found, unique)))
 
     def fit(self, strategy: Float[Array, " actions"]) -> Fit:
         """Best-fitting theta when every action has positive probability.
 
-        With one parameter, it is checked that, by values and slopes at the nodes, nothing between
-        them can fit better; with more, it is the minimum in whose basin the best node lies.
+        With one parameter, and where the family promises nothing about best fits, it is checked
+        that, by values and slopes at the nodes, nothing between them can fit better; otherwise
+        it is the minimum in whose basin the best node lies.
 
         In charts, that of the action which is played most: its data place the first coordinates,
         however little the others say. Every piece in which the chart is smooth is searched.
         """
         if not self.problem.family.has_charts:
-            low, found = self._fit_in_box(strategy)
-            return Fit(low.point, low.following[None], found)
+            low = self.fit_in_box(strategy)
+            return Fit(low.point, low.following[None], low.found, low.unique)
         weights = self.realised(strategy)
         chart = jnp.argmax(weights)
 
@@ -161,8 +233,8 @@ class Continuum:
         theta = self.theta(low.point, chart)
         following = jax.vmap(lambda x: self.theta(x, chart))(lows.following)
         following = jnp.where(candidates[:, None], following, theta)
-        found = ~jnp.any(rivals & ~candidates)
-        return Fit(theta, lax.stop_gradient(following), lax.stop_gradient(found))
+        found = ~jnp.any(rivals & ~candidates) & self._trusts
+        return Fit(theta, *lax.stop_gradient((following, found, jnp.asarray(self._trusts))))
 
     def _all_pieces(self) -> list[tuple[Array, Array, Array, Array]]:
         """Of the chart of each action: bounds [P, D], nodes [P, G, D], divergences [P, G, A]."""
@@ -192,23 +264,6 @@ class Continuum:
         for i, choice in enumerate(choices[1:], 1):
             chosen = jax.tree.map(lambda a, b, i=i: jnp.where(index == i, b, a), chosen, choice)
         return chosen
-
-    def best_fit_alone(self, action: int) -> Float[Array, " parameters"]:
-        """Best-fitting point [D], in the chart of an action, when only that action is played.
-
-        Coordinates that the action does not identify are left at the middle of the box.
-        """
-        return self.fit_alone(jnp.asarray(action)).point
-
-    def fit_alone(self, action: Int[Array, ""]) -> Minimum:
-        """The same with an action that may be traced, and where one more step would lead."""
-        known = self.identified_by(action)
-        middle = 0.5 * (self.lower + self.upper)
-        nodes = jnp.where(known, self.nodes, middle)
-        lower = jnp.where(known, self.lower, middle)
-        upper = jnp.where(known, self.upper, middle)
-        weights = (jnp.arange(self.problem.num_actions) == action).astype(self.lower.dtype)
-        return minimise(lambda x: self.misfit(self.theta(x, action), weights), nodes, lower, upper)
 
     def identified_by(self, action: Int[Array, ""]) -> Bool[Array, " parameters"]:
         """Which coordinates, in its own chart, an action identifies when played alone."""

@@ -181,7 +181,7 @@ def _continuous_replies(
         return jax.vmap(one)(actions)
 
     trembling = jax.vmap(
-        lambda play: favouring(continuum.best_fit(play), continuum.never_identified, 0)
+        lambda play: favouring(continuum.fit_in_box(play).point, continuum.never_identified, 0)
     )(jnp.eye(num_actions, dtype=family.lower.dtype))
     leads, theta = trembling
     if family.has_charts or any(continuum.leaves_open):
@@ -189,7 +189,9 @@ def _continuous_replies(
         alone = []
         for action in range(num_actions):
             unidentified = tuple(not known for known in family.identifies(action))
-            alone.append(favouring(continuum.best_fit_alone(action), unidentified, action))
+            alone.append(
+                favouring(continuum.fit_alone(jnp.asarray(action)).point, unidentified, action)
+            )
         alone = jax.tree.map(lambda *rows: jnp.stack(rows), *alone)
         explores = continuum.exploration > 0
         leads, theta = jax.tree.map(lambda a, b: jnp.where(explores, a, b), trembling, alone)

@@ -129,7 +129,7 @@ def _best_fits(problem: FamilyProblem, exploration: Any, plays: Any) -> tuple[An
     continuum = Continuum(problem, exploration)
 
     def at(s):
-        point = continuum.best_fit(jnp.stack([s, 1 - s]))
+        point = continuum.fit_in_box(jnp.stack([s, 1 - s])).point
         payoffs = problem.payoffs(point)
         return problem.family.theta(point), payoffs[0] - payoffs[1]
 
@@ -140,7 +140,7 @@ def _unidentified(problem: FamilyProblem, action: int, known: Sequence[bool]) ->
     """Parameters [k, D] of best fits to a pure strategy, over what it does not identify."""
     family = problem.family
     continuum = Continuum(problem, jnp.zeros_like(family.lower[0]))
-    point = continuum.best_fit_alone(action)
+    point = continuum.fit_alone(jnp.asarray(action)).point
     nodes = jnp.where(jnp.asarray(known), point, family.nodes())
     return np.asarray(jax.vmap(lambda node: family.theta(node, action))(nodes))
 

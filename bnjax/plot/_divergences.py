@@ -121,9 +121,10 @@ def _family_divergences(problem: FamilyProblem) -> tuple[Any, ...]:
     nodes = problem.family.nodes(513)
     kl, ruled_out = jax.vmap(problem.divergence)(nodes)
     zero = jnp.zeros((), nodes.dtype)
-    best = jax.vmap(Continuum(problem, zero).best_fit)(
+    fits = jax.vmap(Continuum(problem, zero).fit_in_box)(
         jnp.eye(problem.num_actions, dtype=nodes.dtype)
     )
+    best = fits.point
     least, _ = jax.vmap(problem.divergence)(best)
     theta = jax.vmap(problem.family.theta)
     return theta(nodes)[:, 0], jnp.where(ruled_out, jnp.inf, kl), theta(best)[:, 0], jnp.diag(least)
