@@ -254,6 +254,7 @@ def test_one_axis_is_a_strip_and_nonsense_is_explained(tmp_path):
     assert "deception over detect_upper (5); p_detect = 0.5, gain = 1," in text
     assert "INVALID 20.0% 1" in text
     assert "INVALID at detect_upper = 0, for example: `detect_upper` = 0 rules out" in text
+    assert "more equilibria" not in text  # what makes no sense has none
 
 
 def test_zarr(tmp_path):

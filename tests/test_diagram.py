@@ -331,6 +331,23 @@ def test_errors_say_what_is_wrong(axes, options, message):
         bn.phase_diagram(plain_line, axes, **options)
 
 
+def test_a_scenario_of_the_library_may_be_named(monkeypatch):
+    monkeypatch.setattr(_exact, "solve", echo)
+    result = bn.phase_diagram("sycophancy", {"p_honest": [0.7]}, fixed={"width": 0})
+    assert result.attrs["scenario"] == "sycophancy"
+    with pytest.raises(ValueError, match="`scenario` must be a function or one of .*got 'syco'"):
+        bn.phase_diagram("syco", {"p_honest": [0.7]})
+
+
+def test_what_needs_values_is_said_in_a_line():
+    def needy(share):
+        return plain_line(share if share > 0.5 else 0.5)
+
+    with pytest.raises(ValueError, match=r"must work for arguments that are traced.*`share`") as e:
+        bn.phase_diagram(needy, {"share": [0.6]})
+    assert "\n" not in str(e.value)
+
+
 def test_a_missing_argument_is_named():
     def needy(share, other):
         return plain_line(share, other)

@@ -640,8 +640,20 @@ def two_parameters():
 
 
 def test_divergences_need_one_parameter():
-    with pytest.raises(ValueError, match="`problem` must have a one-dimensional theta"):
+    with pytest.raises(ValueError, match="`problem` must have a theta of at most one"):
         bn.plot.divergences(two_parameters())
+
+
+def test_divergences_of_models_without_parameters_are_drawn_by_number():
+    fair, good = [0.5, 0.5], [0.2, 0.8]
+    problem = bn.Problem([fair, good], [[fair, fair], [good, good]], [[0.0, 1.0]] * 2)
+    ax = bn.plot.divergences(problem).axes[0]
+    assert ax.get_xlabel() == "number of the model"
+    first = ax.lines[0]
+    np.testing.assert_array_equal(first.get_xdata(), [0, 1])
+    away = 0.5 * np.log(0.5 / 0.2) + 0.5 * np.log(0.5 / 0.8)
+    np.testing.assert_allclose(first.get_ydata(), [0, away], atol=1e-6)
+    assert first.get_linestyle() == "None"
 
 
 def test_best_fits_of_a_list_of_models():

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _AXES = {  # where it is obvious what a diagram of a scenario shows
     "sycophancy": ("p_sycophantic=0:1:201", "p_honest=0:1:201"),
     "hallucination": ("p_fabricate=0:1:201", "p_abstain=0:1:201"),
-    "deception": ("p_detect=0:1:201", "detect_upper=0:1:201"),
+    "deception": ("p_detect=0:1:201", "detect_upper=0.005:1:200"),
 }
 
 
@@ -128,13 +128,14 @@ def draw_phase_diagram(
     pictures = [out / "phase_diagram.png"]
     if simulate:
         pictures.append(out / "simulated_diagram.png")
-    for path in (data, *pictures):
-        if path.exists() and not force:
-            raise click.UsageError(f"{path} exists; pass --force to overwrite it")
     with settings(x64):
         if actions_of(make)[1] is None:
             raise click.UsageError(f"{scenario} has no phases: it calls none of its actions safe")
         population = _population(simulate, agents, steps, seed)
+        # When all that was asked for makes sense.
+        for path in (data, *pictures):
+            if path.exists() and not force:
+                raise click.UsageError(f"{path} exists; pass --force to overwrite it")
         with progress_bar("cells") as report:
             diagram = phase_diagram(
                 make, axes, exploration=exploration, fixed=fixed, progress=report, **population
@@ -292,7 +293,7 @@ def _print_diagram(
         console.print(_populations_table(diagram))
     if warning is not None:
         console.print(Text(warning, style="red"))
-    incomplete = int((~diagram.complete).sum())
+    incomplete = int((~diagram.complete & (diagram.phase != Phase.INVALID)).sum())
     if incomplete:
         console.print(Text(f"In {incomplete:,} cells there may be more equilibria than listed."))
     for path in paths:

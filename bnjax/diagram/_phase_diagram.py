@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike
 
 from .._check import check_exploration, whole
 from .._devices import mesh
+from .._scenario import find_scenario
 from ..belief import AbstractMemory, PerfectMemory
 from ..equilibrium._solve import check_rows
 from ..equilibrium._tolerance import default_tolerance
@@ -32,7 +33,7 @@ _AGENTS, _STEPS = 100, 1000
 
 
 def phase_diagram(
-    scenario: Callable[..., AbstractProblem],
+    scenario: Callable[..., AbstractProblem] | str,
     axes: Mapping[str, Any],
     *,
     exploration: ArrayLike = 0.0,
@@ -55,8 +56,8 @@ def phase_diagram(
 
     Parameters
     ----------
-    scenario : function of scalars that returns a problem: one of `bnjax.scenarios`, or any
-        other that can be traced (made once, not anew in every call, or JAX compiles anew).
+    scenario : function of scalars that returns a problem: one of `bnjax.scenarios`, its name, or
+        any other that can be traced (made once, not anew in every call, or JAX compiles anew).
     axes : values [N] along each axis, by name of a parameter of the scenario, or
         ``"exploration"``. Any number of axes; their order is the order of the dimensions.
     exploration : probability with which play trembles to a uniform action, where that is
@@ -121,11 +122,7 @@ def phase_diagram(
     'UNSAFE'
     """
     check_rows(max_equilibria)
-    if not callable(scenario):
-        raise ValueError(
-            "`scenario` must be a function that returns a problem, such as "
-            f"bn.scenarios.sycophancy; got {scenario!r}."
-        )
+    scenario = find_scenario(scenario)
     if not isinstance(axes, Mapping):
         raise ValueError(f"`axes` must map names to values; got {axes!r}.")
     grid = {name: axis(name, values) for name, values in axes.items()}
@@ -161,7 +158,7 @@ def phase_diagram(
         raise ValueError(
             f"the scenario must work for arguments that are traced (here {traced}), as `jax.jit` "
             "would have it: no `if`, `float` or `int` on them, and no shape that depends on one. "
-            f"JAX says: {error}"
+            f"JAX says: {str(error).splitlines()[0]}"
         ) from error
     coordinates = {"action": about.action_names, "parameter": about.parameter_names}
     if simulated:

@@ -18,10 +18,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .._check import check_exploration
+from .._scenario import find_scenario
 from ..equilibrium import Certainty, Equilibria, Stability, equilibria, rationalizable
 from ..problem import AbstractProblem
 from ._cells import cell_edges
-from ._names import find_scenario, probability_of, words
+from ._names import probability_of, words
 from ._page import canvas, dress, legend_below
 from ._runs import runs, with_half_steps
 from ._style import COLUMN, DOT, LINE

@@ -12,6 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ..equilibrium._continuum import Continuum
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
@@ -28,7 +29,7 @@ def divergences(problem: AbstractProblem, *, ax: Axes | None = None) -> Figure:
     Parameters
     ----------
     problem : models along one parameter: finitely many (those in the support of the prior), or
-        a family.
+        a family. Finitely many without a theta are drawn by number.
     ax : axes to draw into. Default: a new figure, one column wide.
 
     Returns
@@ -45,6 +46,7 @@ def divergences(problem: AbstractProblem, *, ax: Axes | None = None) -> Figure:
     theta, kl, best = _divergence_curves(problem)
     figure, ax, _ = canvas(ax, COLUMN, 2.7)
     listed = not isinstance(problem, FamilyProblem)
+    numbered = not problem.parameter_names
     many = problem.num_actions > len(ACTION_COLOURS)
     used: set[str] = set()
     handles: list[Artist] = []
@@ -55,6 +57,8 @@ def divergences(problem: AbstractProblem, *, ax: Axes | None = None) -> Figure:
         style: dict[str, Any] = {"color": colour, "ls": dashes, "lw": 0.6 if many else LINE}
         if listed and len(theta) <= _FEW_MODELS:
             style |= {"marker": "s", "ms": 2.5}
+        if numbered:  # nothing lies between one and the next
+            style |= {"marker": "s", "ms": 3.5, "ls": ""}
         (line,) = ax.plot(theta, curve, label=words(label), **style)
         if is_named(action, problem.num_actions):
             handles.append(line)
@@ -82,7 +86,11 @@ def divergences(problem: AbstractProblem, *, ax: Axes | None = None) -> Figure:
     ax.set_xlim(theta[0] - pad, theta[-1] + pad)
     top = kl[np.isfinite(kl)].max()
     ax.set_ylim(*((-0.04 * top, 1.05 * top) if top > 0 else (-0.04, 1.0)))
-    dress(ax, problem.parameter_names[0], "divergence K (nats)")
+    if numbered:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    dress(
+        ax, "number of the model" if numbered else problem.parameter_names[0], "divergence K (nats)"
+    )
     legend_below(ax, handles, columns=2)
     return figure
 
@@ -91,10 +99,10 @@ def _divergence_curves(
     problem: AbstractProblem,
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Parameter [G], increasing, divergence [G, A], and each action's best fits and their K."""
-    if len(problem.parameter_names) != 1:
+    if len(problem.parameter_names) > 1:
         raise ValueError(
-            "`problem` must have a one-dimensional theta for its divergences to be curves; got "
-            f"{problem.parameter_names}."
+            "`problem` must have a theta of at most one dimension for its divergences to be "
+            f"curves; got {problem.parameter_names}."
         )
     polished = None
     if isinstance(problem, FamilyProblem):
@@ -102,7 +110,10 @@ def _divergence_curves(
     else:
         assert isinstance(problem, AbstractFiniteProblem)
         support = np.asarray(problem.support)
-        theta, kl = np.asarray(problem.theta)[support, 0], np.asarray(problem.kl_matrix())[support]
+        # Models without parameters are told apart by their number.
+        listed = np.asarray(problem.theta) if problem.parameter_names else np.arange(len(support))
+        theta = listed.reshape(len(support))[support].astype(float)
+        kl = np.asarray(problem.kl_matrix())[support]
     order = np.argsort(theta, stable=True)
     theta, kl = theta[order], kl[order]
     best = []

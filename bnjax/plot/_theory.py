@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import ArrayLike
 
+from .._scenario import find_scenario
 from ._cells import coordinate, limits
-from ._names import find_scenario
 
 
 def boundary_lines(
