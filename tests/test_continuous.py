@@ -91,7 +91,8 @@ def test_sycophancy_of_any_width_and_exploration(double):
     assert sure >= 0.98 * checked
 
 
-@pytest.mark.parametrize("double", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("double", [False, True])
 def test_a_monopolist_at_any_demand(double):
     rng = np.random.default_rng(12)
     num = _BATCH
