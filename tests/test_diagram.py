@@ -335,7 +335,7 @@ def test_a_scenario_of_the_library_may_be_named(monkeypatch):
     monkeypatch.setattr(_exact, "solve", echo)
     result = bn.phase_diagram("sycophancy", {"p_honest": [0.7]}, fixed={"width": 0})
     assert result.attrs["scenario"] == "sycophancy"
-    with pytest.raises(ValueError, match="`scenario` must be a function or one of .*got 'syco'"):
+    with pytest.raises(ValueError, match=r"`scenario` must be a function or one of .*'syco'"):
         bn.phase_diagram("syco", {"p_honest": [0.7]})
 
 

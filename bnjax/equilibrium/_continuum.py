@@ -137,19 +137,21 @@ class Continuum:
         def function(x):
             return self.misfit(self.theta(x, chart), weights)
 
-        def at_nodes():
-            same = not self.problem.family.has_charts
-            return self.misfit_at_nodes(weights) if same else values_of(function, nodes)
-
         search = search_in_box(function, nodes, lower, upper)
-        values = lax.stop_gradient(at_nodes())
+        if self.problem.family.has_charts:
+            values = values_of(function, nodes)
+        else:
+            values = self.misfit_at_nodes(weights)
+        fixed, values = lax.stop_gradient((weights, values))
         if not self._looks:
             low = search.settle(search.from_node(jnp.argmin(values)))
             return BoxFit(low.point, low.following, *[jnp.asarray(self._trusts)] * 2)
 
-        walls = sum_last(jnp.where(self.ruled_out, weights, 0.0)) > 0
-        slopes = lax.stop_gradient(sum_last(self._slopes * weights))
-        cells = Cells(self.nodes, values, slopes, walls, known)
+        def in_cells(fixed, values):
+            walls = sum_last(jnp.where(self.ruled_out, fixed, 0.0)) > 0
+            return Cells(self.nodes, values, sum_last(self._slopes * fixed), walls, known)
+
+        cells = in_cells(fixed, values)
         eps = float(jnp.finfo(values.dtype).eps)
 
         def noise(value):
@@ -159,8 +161,10 @@ class Continuum:
             return jnp.any(known & ((point < cells.lower) | (point > cells.upper)), -1)
 
         def trip(state):
-            # Only where something is left to search, for that is rare and this costs the most.
-            bound, node = cells.bounds()
+            # Only where something is left to search, which is rare: the barrier keeps the compiler
+            # from computing it before it knows.
+            again, _ = lax.optimization_barrier((fixed, state.trips))
+            bound, node = in_cells(again, self.misfit_at_nodes(again)).bounds()
             promising = jnp.where(state.rivals, bound, jnp.inf)
             rival = jnp.argmin(promising)
             new = search.from_node(node[rival])
