@@ -115,8 +115,8 @@ def inverse_cdf(
     cumulated = list(itertools.accumulate(probs, operator.add))
     target = number * cumulated[-1]
     index, last = (jnp.zeros(target.shape, jnp.int32) for _ in range(2))
-    for outcome in range(num):
-        index = index + (cumulated[outcome] <= target).astype(jnp.int32)
+    for outcome in range(1, num):
+        index = index + (cumulated[outcome - 1] <= target).astype(jnp.int32)
         last = jnp.where(probs[outcome] > 0, outcome, last)
     return jnp.minimum(index, last)
 

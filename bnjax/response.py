@@ -261,17 +261,19 @@ def policy_table(policy: AbstractPolicy, payoffs: Float[Array, "models actions"]
     return PolicyTable(features / safe_size[:, None], log_size)
 
 
-def choose(
-    probabilities: Float[Array, "actions *batch"],
-    exploration: Float[Array, ""],
-    number: Float[Array, "*batch"],
-) -> tuple[Array, Array]:
-    """Intended action, and the action that is played after trembling, from one random number.
+def tremble(
+    exploration: Float[Array, ""], number: Float[Array, "*batch"], num_actions: int
+) -> tuple[Array, Array, Array]:
+    """What one random number settles before it is known what is believed.
 
     The unit interval is cut at ``1 - exploration``: below, the intended action is played; above,
     any action with equal probability. What was intended is drawn in either part.
+
+    Returns
+    -------
+    whether play trembles, the action that is played if it does, and a number in [0, 1) that draws
+    the intended action.
     """
-    num = probabilities.shape[0]
     steady = 1 - exploration
     trembles = number >= steady
     # Neither part is empty where it is used; reciprocals, because they are the same for all.
@@ -282,9 +284,19 @@ def choose(
     )
     within = jnp.where(trembles, number - steady, number) * scale
     # In the part that trembles, A equal pieces are the actions; inside a piece the rest is free.
-    piece = step_below(within * num, num)
-    rest = within * num - piece.astype(within.dtype)
-    intended = inverse_cdf(probabilities, jnp.where(trembles, rest, within))
+    piece = step_below(within * num_actions, num_actions)
+    rest = within * num_actions - piece.astype(within.dtype)
+    return trembles, piece, jnp.where(trembles, rest, within)
+
+
+def choose(
+    probabilities: Float[Array, "actions *batch"],
+    exploration: Float[Array, ""],
+    number: Float[Array, "*batch"],
+) -> tuple[Array, Array]:
+    """Intended action, and the action that is played after trembling, from one random number."""
+    trembles, piece, draw = tremble(exploration, number, probabilities.shape[0])
+    intended = inverse_cdf(probabilities, draw)
     return intended, jnp.where(trembles, piece, intended)
 
 

@@ -10,7 +10,8 @@ a block may have, so that nothing that matters is flushed to zero, is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from ..belief import (
     steps_between_refreshes,
 )
 from ..problem import AbstractFiniteProblem
-from ..response import choose
+from ..response import tremble
 from ._agent import Agent
 from ._plain import Tile, snapshot
 from ._random import words
@@ -114,6 +115,9 @@ def run_blocked(
     probs = agent.problem.consequence.probs
     exploration = agent.trembles()
     probabilities = jax.vmap(agent.policy.probabilities, in_axes=(-1, -1), out_axes=-1)
+    num_codes = num_actions * num_features
+    width = (num_features - 1).bit_length()  # bits of a consequence
+    steps_made = jnp.arange(_DRAWS, dtype=jnp.int32)[:, None]
 
     def log_belief(counts: Array) -> tuple[Array, Array]:
         evidence = counts.reshape(num_actions, num_features, -1)
@@ -133,73 +137,87 @@ def run_blocked(
             deadly = jnp.dot(table.new.T.astype(dtype), alive)
         return weight * table.top, slack, deadly
 
-    def decide(weight: Array, slack: Array, bits: Array) -> Array:
+    def foresee(bits: Array) -> tuple[Array, Array]:
+        """All of chance that does not depend on beliefs, for many steps at once.
+
+        A number that draws the intended action, and packed in another: what each action would
+        bring about, the action of a tremble, and whether play trembles.
+        """
+        trembles, piece, draw = tremble(exploration, uniform(bits[:, 1], dtype), num_actions)
+        number = uniform(bits[:, 0], dtype)
+        fate = trembles.astype(jnp.int32) << 4 | piece
+        for row in probs[::-1]:
+            fate = fate << width | inverse_cdf(row[:, None, None], number)
+        return draw, fate
+
+    def decide(weight: Array, slack: Array, draw: Array, fate: Array) -> Array:
         """What happens in a step, packed in one number."""
         means = jnp.dot(table.features, weight, precision=lax.Precision.HIGHEST)
         if not agent.policy.scale_free:
             means = means[:-1] / means[-1] * _scale(agent.table.features)
-        number = uniform(bits[1], dtype)
-        intended, action = choose(probabilities(means, slack), exploration, number)
-        outcome = inverse_cdf(
-            _select([row[:, None] for row in probs], action), uniform(bits[0], dtype)
-        )
+        intended = inverse_cdf(probabilities(means, slack), draw)
+        trembled = fate >> (width * num_actions)
+        action = jnp.where(trembled >= 16, trembled & 15, intended)
+        outcome = (fate >> (action * width)) & ((1 << width) - 1)
         return (intended * num_actions + action) * num_features + outcome
 
-    def absorb(lanes: _Lanes, packed: Array, time: Array) -> _Lanes:
-        """Count what happened at a time."""
-        code, intended = _unpack(packed, num_actions * num_features)
-        changed = (intended != lanes.intended) & (time > 0)
-        return _Lanes(
-            lanes.counts
-            + (jnp.arange(lanes.counts.shape[0], dtype=jnp.int32)[:, None] == code).astype(dtype),
-            intended,
-            jnp.where(changed, time, lanes.since),
-            lanes.switches + changed.astype(jnp.int32),
-        )
-
-    def block(state: tuple, bits: Array, first: Array, limit: Array) -> tuple:
-        """Steps ``done`` to ``limit`` at most, from one refresh to the next.
-
-        Step i of the block is step ``first + i`` of the agents.
-        """
-        lanes, done = state
-        weight, slack, deadly = refresh(lanes.counts)
+    def block(state: tuple, chance: tuple[Array, Array], limit: Array) -> tuple:
+        """Steps ``done`` to ``limit`` at most, from one refresh to the next."""
+        counts, history, done = state
+        weight, slack, deadly = refresh(counts)
         stop = jnp.minimum(done + table.steps, limit)
+        draw, fate = chance
+        # Without a thought for numbers out of bounds, and in place.
+        plain: dict[str, Any] = {"axis": 0, "allow_negative_indices": False}
+        at = partial(lax.dynamic_index_in_dim, keepdims=False, **plain)
+        write = partial(lax.dynamic_update_index_in_dim, **plain)
 
         # What happens in a step waits, packed in one number, for the next: so it is computed once
         # and then used by all that follows from it. (A compiler that fuses would otherwise
         # compute it anew for each use.) The last observation of a block never meets the weights,
         # which are made anew right after.
         def step(carry: tuple) -> tuple:
-            weight, lanes, packed, i, _ = carry
-            code, _ = _unpack(packed, num_actions * num_features)
+            weight, history, packed, i, _ = carry
+            code, _ = _unpack(packed, num_codes)
             weight = weight * _select([row[:, None] for row in table.factors], code)
-            lanes = absorb(lanes, packed, first + i - 1)
-            packed = decide(weight, slack, bits[i])
-            return weight, lanes, packed, i + 1, kills(packed)
+            packed = decide(weight, slack, at(draw, i), at(fate, i))
+            return weight, write(history, packed, i), packed, i + 1, kills(packed)
 
         def kills(packed: Array) -> Array:
             if not excludes:
                 return jnp.zeros((), bool)
-            code, _ = _unpack(packed, num_actions * num_features)
+            code, _ = _unpack(packed, num_codes)
             return jnp.any(_select([row[None] for row in deadly], code) > 0)
 
-        packed = decide(weight, slack, bits[done])
-        carry = weight, lanes, packed, done + 1, kills(packed)
-        _, lanes, packed, done, _ = lax.while_loop(
+        packed = decide(weight, slack, at(draw, done), at(fate, done))
+        carry = weight, write(history, packed, done), packed, done + 1, kills(packed)
+        _, history, _, end, _ = lax.while_loop(
             lambda carry: (carry[3] < stop) & ~carry[4], step, carry
         )
-        return absorb(lanes, packed, first + done - 1), done
+        code, _ = _unpack(history, num_codes)
+        new = (steps_made >= done) & (steps_made < end)
+        code = jnp.where(new, code, -1)
+        seen = [(code == k).sum(0, dtype=jnp.int32) for k in range(num_codes)]
+        return counts + jnp.stack(seen).astype(dtype), history, end
 
     def draws(state: tuple, until: Array) -> tuple:
         """As many steps as share one making of random words."""
         lanes, time = state
-        bits = words(keys, time, _DRAWS)
+        chance = foresee(words(keys, time, _DRAWS))
         limit = jnp.minimum(_DRAWS, until - time)
-        lanes, _ = lax.while_loop(
-            lambda inner: inner[1] < limit,
-            lambda inner: block(inner, bits, time, limit),
-            (lanes, jnp.zeros((), jnp.int32)),
+        begin = lanes.counts, jnp.zeros((_DRAWS, num_lanes), jnp.int32), jnp.zeros((), jnp.int32)
+        counts, history, _ = lax.while_loop(
+            lambda inner: inner[2] < limit, lambda inner: block(inner, chance, limit), begin
+        )
+        _, intended = _unpack(history, num_codes)
+        before = jnp.concatenate([lanes.intended[None], intended[:-1]])
+        when = time + steps_made
+        changed = (intended != before) & (steps_made < limit) & (when > 0)
+        lanes = _Lanes(
+            counts,
+            intended[limit - 1],
+            jnp.maximum(lanes.since, jnp.where(changed, when, 0).max(0)),
+            lanes.switches + changed.sum(0, dtype=jnp.int32),
         )
         return lanes, time + limit
 
@@ -208,7 +226,7 @@ def run_blocked(
         return state, state[0]
 
     zeros = jnp.zeros(num_lanes, jnp.int32)
-    start = _Lanes(jnp.zeros((num_actions * num_features, num_lanes), dtype), zeros, zeros, zeros)
+    start = _Lanes(jnp.zeros((num_codes, num_lanes), dtype), zeros, zeros, zeros)
     bounds, places = _bounds(num_steps, record)
     state = start, jnp.zeros((), jnp.int32)
     (last, _), shots = lax.scan(segment, state, jnp.asarray(bounds, jnp.int32))
