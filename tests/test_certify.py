@@ -98,7 +98,7 @@ def assert_agrees(problem: Reduced, tolerance: float = TOL, exploration: float =
     """Everything is decided, as brute force has it, and every witness stands up."""
     certificate = certify(problem, exploration, tol_fit=tolerance, tol_payoff=tolerance)
     expected = brute_force(problem, tolerance, exploration)
-    np.testing.assert_array_equal(certificate.status, np.where(expected, IN, OUT))
+    np.testing.assert_array_equal(certificate.certainty, np.where(expected, IN, OUT))
     np.testing.assert_array_equal(certificate.mask, expected)
     assert certificate.check(problem)
     assert {e.action for e in certificate.exclusions} == set(np.flatnonzero(~expected).tolist())
@@ -238,7 +238,7 @@ def test_gamma_is_monotone(kind, seed):
     gamma = {}
     for subset in subsets:
         search = _certify_search.Search(form)  # afresh: nothing carries over from other sets
-        gamma[subset] = {a for a in range(3) if search.decide(a, subset).status == IN}
+        gamma[subset] = {a for a in range(3) if search.decide(a, subset).certainty == IN}
         assert gamma[subset] == exact.gamma(oracle, subset)
     for small, large in itertools.product(subsets, subsets):
         assert not small <= large or gamma[small] <= gamma[large]
@@ -246,7 +246,7 @@ def test_gamma_is_monotone(kind, seed):
 
 def test_one_action_is_rationalizable():
     certificate = certify(Reduced([[0.1], [0.2]], [[1.0], [0.0]]))
-    assert certificate.status.tolist() == [IN]
+    assert certificate.certainty.tolist() == [IN]
     assert certificate.witnesses[0].belief == (1, 0)
 
 
@@ -255,7 +255,7 @@ def test_elimination_takes_rounds():
     kl = [[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
     payoffs = [[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]
     certificate = certify(Reduced(kl, payoffs))
-    assert certificate.status.tolist() == [IN, OUT, OUT]
+    assert certificate.certainty.tolist() == [IN, OUT, OUT]
     assert [(e.action, e.round, e.available) for e in certificate.exclusions] == [
         (2, 1, (0, 1, 2)),
         (1, 2, (0, 1)),
@@ -269,7 +269,7 @@ def test_optimal_only_under_a_mixed_belief():
     kl = [[0.0, 1.0, 0.3], [1.0, 0.0, 0.5]]
     certificate = certify(Reduced(kl, payoffs))
     witness = certificate.witnesses[2]
-    assert certificate.status.tolist() == [IN, IN, IN]
+    assert certificate.certainty.tolist() == [IN, IN, IN]
     assert certificate.method == "milp"
     assert len(witness.believed) == 2
     fits = np.asarray(kl) @ np.array(witness.strategy, float)
@@ -281,22 +281,22 @@ def test_play_that_refutes_a_model_frees_the_others():
     kl, payoffs = [[0.0, 0.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]
     finite = certify(Reduced(kl, payoffs))
     infinite = certify(Reduced(kl, payoffs, [[False, True], [False, False]]))
-    assert finite.status.tolist() == [IN, OUT]
-    assert infinite.status.tolist() == [IN, IN]
+    assert finite.certainty.tolist() == [IN, OUT]
+    assert infinite.certainty.tolist() == [IN, IN]
     assert infinite.witnesses[1].strategy[1] > 0
 
 
 def test_exploration_adds_data_on_every_action():
     """At pure a, model 0 misfits by x = exploration and model 1 by 1.5 - 0.75 x: equal at 6/7."""
     problem = Reduced([[0.0, 2.0], [1.5, 0.0]], [[1.0, 0.0], [0.0, 1.0]])
-    assert certify(problem, 6 / 7 - 1e-3).status.tolist() == [IN, IN]
-    assert certify(problem, 6 / 7 + 1e-3).status.tolist() == [OUT, IN]
+    assert certify(problem, 6 / 7 - 1e-3).certainty.tolist() == [IN, IN]
+    assert certify(problem, 6 / 7 + 1e-3).certainty.tolist() == [OUT, IN]
 
 
 def test_exploration_refutes_what_any_action_refutes():
     problem = Reduced([[0.0, 0.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [[0, 1], [0, 0]])
     certificate = certify(problem, 1e-6)
-    assert certificate.status.tolist() == [OUT, IN]
+    assert certificate.certainty.tolist() == [OUT, IN]
     assert certificate.exploration == 1e-6
 
 
@@ -305,7 +305,7 @@ def test_unsupported_models_do_not_count():
     kl, payoffs = [[0.0, 0.0], [1.0, 1.0]], [[1e9, 0.0], [0.0, 1.0]]
     problem = Reduced(kl, payoffs, support=[False, True])
     certificate = certify(problem)
-    assert certificate.status.tolist() == [OUT, IN]
+    assert certificate.certainty.tolist() == [OUT, IN]
     assert certificate.witnesses[1].belief == (0, 1)
     believer = dataclasses.replace(
         certificate.witnesses[1], action=0, belief=(Fraction(1), Fraction(0))
@@ -329,10 +329,10 @@ def thin(num_actions: int) -> Reduced:
 def test_thin_witnesses_are_decided_exactly(num_actions):
     problem = thin(num_actions)
     loose = certify(problem)
-    assert loose.status.tolist()[:2] == [IN, IN]
+    assert loose.certainty.tolist()[:2] == [IN, IN]
     assert 0 < loose.witnesses[1].strategy[1] <= Fraction(2e-9)
     strict = certify(problem, tol_fit=0.0)
-    assert strict.status.tolist()[:2] == [IN, OUT]
+    assert strict.certainty.tolist()[:2] == [IN, OUT]
     assert all(e.least_play == 0 for e in strict.exclusions)
     assert_agrees(problem)
     assert_agrees(problem, 0.0)
@@ -344,23 +344,23 @@ def test_best_fit_at_a_single_point(num_actions):
     kl = np.array([[0.0, 2.0, 9.0], [2.0, 0.0, 9.0], [1.0, 1.0, 9.0]])[:, :num_actions]
     payoffs = np.array([[1.0, 0.0, -1.0], [1.0, 0.0, -1.0], [0.0, 1.0, -1.0]])[:, :num_actions]
     certificate = certify(Reduced(kl, payoffs), tol_fit=0.0)
-    assert certificate.status.tolist()[:2] == [IN, IN]
+    assert certificate.certainty.tolist()[:2] == [IN, IN]
     assert certificate.witnesses[1].strategy[:2] == (Fraction(1, 2), Fraction(1, 2))
 
 
 def test_tolerances_decide_near_ties():
     problem = Reduced([[0.0, 1e-6], [0.0, 0.0]], [[0.0, 1.0], [1.0, 1 - 1e-6]])
-    assert certify(problem, tol_fit=1e-7, tol_payoff=0.0).status.tolist() == [IN, IN]
+    assert certify(problem, tol_fit=1e-7, tol_payoff=0.0).certainty.tolist() == [IN, IN]
     problem = Reduced([[1e-6, 1e-6], [0.0, 0.0]], [[0.0, 1.0], [1.0, 1 - 1e-6]])
-    assert certify(problem, tol_fit=0.0, tol_payoff=1e-7).status.tolist() == [IN, OUT]
-    assert certify(problem, tol_fit=2e-6, tol_payoff=0.0).status.tolist() == [IN, IN]
-    assert certify(problem, tol_fit=0.0, tol_payoff=2e-6).status.tolist() == [IN, IN]
+    assert certify(problem, tol_fit=0.0, tol_payoff=1e-7).certainty.tolist() == [IN, OUT]
+    assert certify(problem, tol_fit=2e-6, tol_payoff=0.0).certainty.tolist() == [IN, IN]
+    assert certify(problem, tol_fit=0.0, tol_payoff=2e-6).certainty.tolist() == [IN, IN]
 
 
 def test_nothing_rationalizable_promises_nothing():
     problem = Reduced([[0.0, 0.0]], [[1.0, 0.0]], [[True, True]], safe=[True, True])
     certificate = certify(problem)
-    assert certificate.status.tolist() == [OUT, OUT]
+    assert certificate.certainty.tolist() == [OUT, OUT]
     assert certificate.safe is None
     assert "not determined" in certificate.summary(problem)
 
@@ -418,7 +418,7 @@ def test_a_certificate_that_leans_on_an_excluded_action_fails():
     assert leaning.check(problem)
     forged = dataclasses.replace(
         certificate,
-        status=np.array([IN, IN, OUT], np.int8),
+        certainty=np.array([IN, IN, OUT], np.int8),
         witnesses=(certificate.witnesses[0], leaning, None),
     )
     assert not forged.check(problem)
@@ -437,7 +437,7 @@ def test_a_silent_solver_leaves_actions_undecided(monkeypatch):
     assert certify(problem).safe is False
     monkeypatch.setattr(_certify_search._Program, "propose", lambda self: UNDECIDED)
     certificate = certify(problem)
-    assert certificate.status.tolist() == [IN, IN, UNDECIDED]
+    assert certificate.certainty.tolist() == [IN, IN, UNDECIDED]
     assert certificate.mask.all()
     assert certificate.safe is None
     assert certificate.check(problem)
@@ -451,8 +451,8 @@ def test_few_cuts_never_make_a_wrong_claim(monkeypatch, seed):
     monkeypatch.setattr(_certify_search, "MAX_CUTS", 1)
     hurried = certify(problem)
     assert hurried.check(problem)
-    assert set(np.flatnonzero(hurried.status == IN)) <= set(np.flatnonzero(everything.mask))
-    assert set(np.flatnonzero(hurried.status == OUT)) <= set(np.flatnonzero(~everything.mask))
+    assert set(np.flatnonzero(hurried.certainty == IN)) <= set(np.flatnonzero(everything.mask))
+    assert set(np.flatnonzero(hurried.certainty == OUT)) <= set(np.flatnonzero(~everything.mask))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -503,7 +503,7 @@ def test_summary_names_actions_and_reasons():
     assert "is safe" not in lines[-2]  # no action is called safe
     assert "action 2" in certificate.summary()
     assert repr(certificate) == (
-        "Certificate(status=[IN, OUT, OUT], safe=None, method='milp', rounds=3)"
+        "Certificate(certainty=[IN, OUT, OUT], safe=None, method='milp', rounds=3)"
     )
     with pytest.raises(ValueError, match="3 actions"):
         certificate.summary(sycophancy(0.6, 0.6))
@@ -559,7 +559,7 @@ def own_problem(tilt: Any = 0.0) -> Problem:
 
 def test_own_problem():
     certificate = certify(own_problem())
-    assert certificate.status.tolist() == [OUT, IN]
+    assert certificate.certainty.tolist() == [OUT, IN]
     assert "right" in certificate.summary(own_problem())
 
 
@@ -606,6 +606,6 @@ def test_by_default_a_tie_in_single_precision_is_one_for_certificates_and_phases
     )
     assert bn.phase(problem) == bn.Phase.MULTISTABLE
     certificate = certify(problem)
-    assert certificate.status.tolist() == [IN, IN]
+    assert certificate.certainty.tolist() == [IN, IN]
     assert certificate.safe is False
     assert (certificate.tol_fit, certificate.tol_payoff) == (2e-6, 1e-5)

@@ -99,7 +99,9 @@ def test_json_says_what_was_asked(report):
     assert report["exploration"] == 0.1
     assert report["precision"] == "float64"
     assert report["actions"] == {"sycophantic": {"safe": False}, "honest": {"safe": True}}
-    assert report["tol_fit"] == 1e-12
+    # Answer and certificate at one tolerance, so that no near-tie sets them at odds.
+    for name in ("tol_fit", "tol_payoff"):
+        assert report[name] == report["certificate"][name] == 1e-9
 
 
 def test_json_holds_the_solution(report):

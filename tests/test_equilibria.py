@@ -96,7 +96,7 @@ def test_more_actions_never_contradict_the_certificate(num_actions):
             )
             found = np.asarray(solved(padded(arrays)).certainty)
             certificate = bn.certify(padded(arrays), tol_fit=TOLERANCE, tol_payoff=TOLERANCE)
-            status = np.asarray(certificate.status)
+            status = np.asarray(certificate.certainty)
             assert not ((found == bn.Certainty.IN) & (status == bn.Certainty.OUT)).any()
             assert not ((found == bn.Certainty.OUT) & (status == bn.Certainty.IN)).any()
             assert not (found == bn.Certainty.UNDECIDED).any()
@@ -111,7 +111,7 @@ def test_five_hundred_random_problems_never_contradict_the_certificate(num_actio
             arrays = random_problem(seed, KINDS[seed % len(KINDS)], num_actions=num_actions)
             found = np.asarray(solved(padded(arrays)).certainty)
             certificate = bn.certify(bn.Problem(**arrays), tol_fit=TOLERANCE, tol_payoff=TOLERANCE)
-            status = np.asarray(certificate.status)
+            status = np.asarray(certificate.certainty)
             assert not ((found == bn.Certainty.IN) & (status == bn.Certainty.OUT)).any(), seed
             assert not ((found == bn.Certainty.OUT) & (status == bn.Certainty.IN)).any(), seed
             if num_actions == 2:

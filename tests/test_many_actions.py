@@ -230,7 +230,7 @@ def test_nothing_is_excluded_for_what_happens_at_nodes(promise, x64):
     # The models of the finite problem are models of the family, and they fit its mixtures best.
     problem = gaussian_family(narrow, promise)
     finite = submodel(problem, 8001, [*range(0, 8001, 400), round(0.7578 * 8000)])
-    assert (np.asarray(bn.certify(finite).status) == Certainty.IN).all()
+    assert (np.asarray(bn.certify(finite).certainty) == Certainty.IN).all()
     found = np.asarray(bn.rationalizable(problem).certainty)
     assert not (found == Certainty.OUT).any()
     assert phase(problem) == "UNDECIDED"
@@ -239,7 +239,7 @@ def test_nothing_is_excluded_for_what_happens_at_nodes(promise, x64):
 def test_a_slope_of_zero_at_the_nodes_proves_nothing(x64):
     problem = gaussian_family(wavy, False)
     finite = submodel(problem, 1281, [*range(0, 1281, 40), 970])  # 970: halfway between nodes
-    assert (np.asarray(bn.certify(finite).status) == Certainty.IN).all()
+    assert (np.asarray(bn.certify(finite).certainty) == Certainty.IN).all()
     assert not (np.asarray(bn.rationalizable(problem).certainty) == Certainty.OUT).any()
 
 

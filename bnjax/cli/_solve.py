@@ -85,8 +85,10 @@ def solve(
     given = assignments(make, values)
     with settings(x64):
         problem = make(**given)
-        found, possible, code = solve_all(problem, exploration, max_equilibria)
         proof = _certificate(problem, exploration, grid) if certified else {}
+        # At the tolerances of what is to confirm the answer, or a near-tie could set them at odds.
+        ties = [proof["certificate"][name] for name in ("tol_fit", "tol_payoff") if certified]
+        found, possible, code = solve_all(problem, exploration, max_equilibria, *ties)
         report = {
             "scenario": scenario,
             "parameters": defaults_of(make) | given,
@@ -171,7 +173,7 @@ def _certificate(problem: Any, exploration: float, grid: int | None) -> dict[str
         "certificate": {
             "models": problem.num_models,
             "grid": grid,
-            "rationalizable": _certainties(problem, certificate.status),
+            "rationalizable": _certainties(problem, certificate.certainty),
             "safe": certificate.safe,
             "method": certificate.method,
             "tol_fit": certificate.tol_fit,

@@ -54,7 +54,7 @@ class Certificate:
     Parameters
     ----------
     mask : [A] booleans, the actions that are not excluded.
-    status : [A] int8 codes of `Certainty`.
+    certainty : [A] int8 codes of `Certainty`.
     witnesses : one `Witness` an action, None where it is not IN. Together they are
         self-justified: they play only actions that are IN.
     exclusions : one `Exclusion` for each action that is OUT, in order of removal.
@@ -67,7 +67,7 @@ class Certificate:
     """
 
     mask: NDArray[np.bool_]
-    status: NDArray[np.int8]
+    certainty: NDArray[np.int8]
     witnesses: tuple[Witness | None, ...]
     exclusions: tuple[Exclusion, ...]
     safe: bool | None
@@ -83,21 +83,21 @@ class Certificate:
         proved = {a for a, witness in enumerate(self.witnesses) if witness is not None}
         terms = read_terms(problem, self.exploration, self.tol_fit, self.tol_payoff)
         form = exact_form(problem, *terms)
-        return proved == set(np.flatnonzero(self.status == Certainty.IN).tolist()) and all(
+        return proved == set(np.flatnonzero(self.certainty == Certainty.IN).tolist()) and all(
             witness.action == a and proved.issuperset(witness.played) and holds(form, witness)
             for a, witness in enumerate(self.witnesses)
             if witness is not None
         )
 
     def __repr__(self) -> str:
-        names = [Certainty(int(code)).name for code in self.status]
+        names = [Certainty(int(code)).name for code in self.certainty]
         return (
-            f"Certificate(status=[{', '.join(names)}], safe={self.safe}, "
+            f"Certificate(certainty=[{', '.join(names)}], safe={self.safe}, "
             f"method={self.method!r}, rounds={self.rounds})"
         )
 
     def summary(self, problem: Any = None) -> str:
-        """Return a plain-text table: each action, its status, and the reason for it.
+        """Return a plain-text table: each action, its certainty, and the reason for it.
 
         Parameters
         ----------
@@ -108,12 +108,12 @@ class Certificate:
         -------
         str
         """
-        names = _names(problem, len(self.status))
-        statuses = [Certainty(int(code)).name for code in self.status]
+        names = _names(problem, len(self.certainty))
+        certainties = [Certainty(int(code)).name for code in self.certainty]
         width = max(len("action"), *map(len, names))
-        lines = [f"{'action':{width}}  {'status':9}  reason"]
-        for action, (name, status) in enumerate(zip(names, statuses, strict=True)):
-            lines.append(f"{name:{width}}  {status:9}  {self._reason(action, names, problem)}")
+        lines = [f"{'action':{width}}  {'certainty':9}  reason"]
+        for action, (name, certainty) in enumerate(zip(names, certainties, strict=True)):
+            lines.append(f"{name:{width}}  {certainty:9}  {self._reason(action, names, problem)}")
         if problem is None or getattr(problem, "safe", None) is not None:
             verdict = {True: "yes", False: "no", None: "not determined"}[self.safe]
             lines.append(f"every rationalizable action is safe: {verdict}")
@@ -187,18 +187,18 @@ def certify(
     search = Search(form)
     left, exclusions, rounds = _eliminate(search)
     witnesses = _self_justified(search, left)
-    status = np.full(form.num_actions, Certainty.OUT, np.int8)
-    status[list(left)] = Certainty.UNDECIDED
-    status[list(witnesses)] = Certainty.IN
-    mask = status != Certainty.OUT
-    for array in (mask, status):
+    certainty = np.full(form.num_actions, Certainty.OUT, np.int8)
+    certainty[list(left)] = Certainty.UNDECIDED
+    certainty[list(witnesses)] = Certainty.IN
+    mask = certainty != Certainty.OUT
+    for array in (mask, certainty):
         array.setflags(write=False)
     return Certificate(
         mask=mask,
-        status=status,
+        certainty=certainty,
         witnesses=tuple(witnesses.get(a) for a in range(form.num_actions)),
         exclusions=tuple(exclusions),
-        safe=_safety(problem, status),
+        safe=_safety(problem, certainty),
         exploration=float(terms[0]),
         tol_fit=float(terms[1]),
         tol_payoff=float(terms[2]),
@@ -232,14 +232,14 @@ def _names(problem: Any, num_actions: int) -> tuple[str, ...]:
     return names
 
 
-def _safety(problem: Any, status: NDArray[np.int8]) -> bool | None:
+def _safety(problem: Any, certainty: NDArray[np.int8]) -> bool | None:
     mask = getattr(problem, "safe", None)
-    if mask is None or not status.any():
+    if mask is None or not certainty.any():
         return None
     unsafe = ~np.asarray(mask, bool)
-    if (unsafe & (status == Certainty.IN)).any():
+    if (unsafe & (certainty == Certainty.IN)).any():
         return False
-    return None if (unsafe & (status == Certainty.UNDECIDED)).any() else True
+    return None if (unsafe & (certainty == Certainty.UNDECIDED)).any() else True
 
 
 # Elimination
@@ -253,7 +253,7 @@ def _eliminate(search: Search) -> tuple[frozenset[int], list[Exclusion], int]:
     while True:
         rounds += 1
         verdicts = {a: search.decide(a, left) for a in sorted(left)}
-        gone = [a for a, verdict in verdicts.items() if verdict.status == Certainty.OUT]
+        gone = [a for a, verdict in verdicts.items() if verdict.certainty == Certainty.OUT]
         for a in gone:
             verdict = verdicts[a]
             exclusions.append(

@@ -44,7 +44,7 @@ MILP_SECONDS = 60.0
 class Verdict:
     """IN with a witness, OUT with the tolerance behind it, or UNDECIDED."""
 
-    status: Certainty
+    certainty: Certainty
     witness: Witness | None = None
     tolerance: float = 0.0
     least_play: float = 0.0
@@ -88,9 +88,9 @@ class Search:
         tolerance, least_play, undecided = 0.0, 0.0, False
         for play in self._plays[available]:
             verdict = self._class_verdict(action, play)
-            if verdict.status == Certainty.IN:
+            if verdict.certainty == Certainty.IN:
                 return verdict
-            undecided |= verdict.status == Certainty.UNDECIDED
+            undecided |= verdict.certainty == Certainty.UNDECIDED
             tolerance = max(tolerance, verdict.tolerance)
             least_play = max(least_play, verdict.least_play)
         status = Certainty.UNDECIDED if undecided else Certainty.OUT
@@ -108,7 +108,7 @@ class Search:
             verdict = self._two_action_verdict(action, play)
         else:
             verdict = self._milp_verdict(action, play)
-        if verdict.status == Certainty.OUT:
+        if verdict.certainty == Certainty.OUT:
             self._refuted[action, play.models] = verdict
         return verdict
 

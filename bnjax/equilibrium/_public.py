@@ -24,11 +24,15 @@ def _solve(problem, exploration, max_equilibria, tolerance):
 
 
 def solve_all(
-    problem: AbstractProblem, exploration: ArrayLike, max_equilibria: int
+    problem: AbstractProblem,
+    exploration: ArrayLike,
+    max_equilibria: int,
+    tol_fit: ArrayLike | None = None,
+    tol_payoff: ArrayLike | None = None,
 ) -> tuple[Equilibria, Rationalizable, Int[Array, ""] | None]:
     """Answer every question with one program; there is no phase without a ``safe`` mask."""
     check_rows(max_equilibria)
-    exploration, tolerance = prepare(problem, exploration, None, None)
+    exploration, tolerance = prepare(problem, exploration, tol_fit, tol_payoff)
     return _solve(problem, exploration, max_equilibria, tolerance)
 
 

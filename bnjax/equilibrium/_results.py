@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._summary import NO_SENSE, check_one, is_one, shape_label, theta_label
+from ..problem import FamilyProblem
 from ._codes import Certainty, Stability
 
 
@@ -96,7 +97,7 @@ class Equilibria(eqx.Module):
         rows = [e for e in range(self.valid.shape[0]) if bool(self.valid[e])]
         lines = [self._describe(e, problem) for e in rows] or ["no equilibrium found"]
         if not bool(self.complete):
-            lines.append("(there may be more: completeness is not proved here)")
+            lines.append(f"(there may be more: {_what_is_open(problem)})")
         return "\n".join(lines)
 
     def _describe(self, e: int, problem: Any) -> str:
@@ -190,6 +191,15 @@ def _share(probability: Any) -> str:
     if 0 < probability <= nearly:
         return "more than 0"
     return "less than 1" if 1 - nearly <= probability < 1 else f"{probability:.6g}"
+
+
+def _what_is_open(problem: Any) -> str:
+    """Why a list of equilibria is not known to be complete."""
+    if not isinstance(problem, FamilyProblem) or problem.num_actions == 2:
+        return "completeness is not proved here"
+    pairs = problem.family.dimension == 1 and not problem.family.has_charts
+    mixtures = "of three actions or more" if pairs else "of actions"
+    return f"of a continuum of models, mixtures {mixtures} are not searched"
 
 
 def _is_invalid(result: Equilibria | Rationalizable) -> bool:
