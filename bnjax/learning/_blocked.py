@@ -262,7 +262,8 @@ def _bounds(num_steps: int, record: Record) -> tuple[list[int], list[int]]:
     if isinstance(record, Trajectory):
         wanted += range(record.every, num_steps + 1, record.every)
     bounds = sorted({*wanted, num_steps})
-    return bounds, [bounds.index(time) for time in wanted]
+    place = {time: i for i, time in enumerate(bounds)}
+    return bounds, [place[time] for time in wanted]
 
 
 def _unpack(packed: Array, num_codes: int) -> tuple[Array, Array]:
