@@ -10,6 +10,7 @@ import pytest
 import scipy.optimize
 
 import bnjax as bn
+from bnjax.equilibrium._basins import Cells
 from bnjax.equilibrium._public import solve_all
 from tests.oracles import two_rates
 
@@ -309,3 +310,38 @@ def test_many_basins_in_two_dimensions(num_actions):
     assert decided > 0.8 * num * num_actions
     assert not found.complete.any()
     assert (possible.certainty != bn.Certainty.OUT).all()
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_nothing_convex_lies_below_its_bound_in_a_cell(dimension):
+    rng = np.random.default_rng(5)
+    per_axis, fine = 4, {1: 61, 2: 31, 3: 13}[dimension]
+
+    def grid(num):
+        axis = np.linspace(0.0, 1.0, num)
+        return np.stack(np.meshgrid(*[axis] * dimension, indexing="ij"), -1).reshape(-1, dimension)
+
+    nodes, inside = grid(per_axis), grid(fine)
+    for trial in range(20):
+        # Sums of exponentials of what is linear: convex, curved, and stretched in any direction.
+        slope, shift = 4 * rng.normal(size=(6, dimension)), rng.normal(size=6)
+
+        def value(x, slope=slope, shift=shift):
+            return np.exp(x @ slope.T + shift).sum(-1)
+
+        gradient = np.exp(nodes @ slope.T + shift) @ slope
+        walls = rng.random(len(nodes)) < (0.2 if trial % 2 else 0.0)
+        cells = Cells(
+            *map(jnp.asarray, (nodes, value(nodes), gradient, walls, np.ones(dimension, bool)))
+        )
+        bound, start = cells.bounds()
+        candidates, lower = np.asarray(cells.candidates()), np.asarray(cells.lower)
+        for k in range(len(lower)):
+            least = value(lower[k] + inside * np.asarray(cells.spacing)).min()
+            assert bound[k] <= least * (1 + 1e-5) + 1e-5 or not candidates[k]
+        lowest = value(inside)
+        where = inside[lowest.argmin()]
+        holds = np.all((lower <= where + 1e-6) & (where - 1e-6 <= np.asarray(cells.upper)), axis=1)
+        assert candidates[holds].any() or walls.any()
+        corners = np.asarray(nodes)[np.asarray(start)]
+        assert (np.abs(corners - lower).max(1) <= np.asarray(cells.spacing).max() + 1e-6).all()

@@ -1,8 +1,7 @@
 """Where a function may be least, by its values and slopes at the nodes of an even grid.
 
-A cell of the grid into which the function falls from every side holds a local minimum, and no
-plane that touches the function at a corner lies above it: that is certain where the function is
-convex in the cell.
+No plane that touches the function at a corner of a cell of the grid lies above it in the cell:
+that is certain where it is convex there, and bounds what its minimum in the cell may be.
 """
 
 from __future__ import annotations
@@ -67,28 +66,28 @@ class Cells:
         cuts = [tuple(slice(step, step + num - 1) for step in corner) for corner in self.corners]
         return [grid[cut].reshape(-1) for cut in cuts]
 
-    def turning(self) -> Bool[Array, " cells"]:
-        """Whether there may be a local minimum in a cell.
+    def candidates(self) -> Bool[Array, " cells"]:
+        """Cells that may hold a minimum, at little cost: of a line, those into which it falls.
 
-        The function falls into it from either side, or from a wall, or the box ends there.
+        That is, from either side, or from a wall, or because the box ends there. In more
+        dimensions slopes at the corners do not tell, even of a convex function, and only `bounds`
+        do.
         """
         inside = ~functools.reduce(operator.and_, self.wall)
         for axis in self.axes:
-            index = self.index[axis]
-            falls, rises = jnp.asarray(index == 0), jnp.asarray(index == self.per_axis - 2)
-            for corner, wall, s in zip(self.corners, self.wall, self.slope[axis], strict=True):
-                if corner[axis]:
-                    rises = rises | wall | (s >= 0)
-                else:
-                    falls = falls | wall | (s <= 0)
-            inside &= jnp.where(self.matters[axis], falls & rises, jnp.asarray(index == 0))
-        return inside
+            inside &= self.matters[axis] | jnp.asarray(self.index[axis] == 0)
+        if len(self.axes) > 1:
+            return inside
+        (low_wall, high_wall), (low, high) = self.wall, self.slope[0]
+        first, last = (jnp.asarray(self.index[0] == i) for i in (0, self.per_axis - 2))
+        falls, rises = low_wall | (low <= 0) | first, high_wall | (high >= 0) | last
+        return inside & ((falls & rises) | ~self.matters[0])
 
     def bounds(self) -> tuple[Float[Array, " cells"], Int[Array, " cells"]]:
         """How low a minimum in each cell may lie, and the best corner as the number of a node.
 
-        The bound is that of the mean of the tangents which is level where each coordinate goes
-        its own way. At a wall there is no tangent, and those of other corners must do.
+        The bound is that of the tangent at each corner, and of the mean of all which is level
+        where each coordinate goes its own way. At a wall there is no tangent.
         """
         half = 0.5 * self.spacing
         share = []
@@ -102,6 +101,7 @@ class Cells:
             share.append(jnp.where(turn > 0, down / jnp.where(turn > 0, turn, 1.0), 0.5))
         # No corner counts for nothing, in case that the others are walls.
         least = float(jnp.finfo(half.dtype).eps)
+        alone = jnp.full_like(self.value[0], -jnp.inf)
         total, level, tilt = 0.0, 0.0, [0.0] * len(self.axes)
         strides = [self.per_axis**axis for axis in reversed(self.axes)]
         lowest = jnp.full_like(self.value[0], jnp.inf)
@@ -115,8 +115,12 @@ class Cells:
             centre = jnp.where(self.wall[i], 0.0, self.value[i] - rise)
             total, level = total + weight, level + weight * centre
             tilt = [t + weight * s for t, s in zip(tilt, slopes, strict=True)]
+            drops = [s if corner[a] else -s for a, s in enumerate(slopes)]
+            drop = sum(jnp.maximum(s, 0) * self.spacing[a] for a, s in enumerate(drops))
+            alone = jnp.maximum(alone, jnp.where(self.wall[i], -jnp.inf, self.value[i] - drop))
             height = jnp.where(self.wall[i], jnp.inf, self.value[i])
             best = jnp.where(height < lowest, sum(map(operator.mul, corner, strides)), best)
             lowest = jnp.minimum(height, lowest)
         slack = sum(jnp.abs(t) * half[axis] for axis, t in enumerate(tilt))
-        return (level - slack) / jnp.maximum(total, least), start + best
+        mean = (level - slack) / jnp.maximum(total, least)
+        return jnp.maximum(mean, alone), start + best

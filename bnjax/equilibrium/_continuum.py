@@ -185,7 +185,7 @@ class Continuum:
             )
 
         first = search.from_node(jnp.argmin(values))
-        rivals = cells.turning() & elsewhere(search.at(first))
+        rivals = cells.candidates() & elsewhere(search.at(first))
         begin = _Searches(
             trips=jnp.zeros((), jnp.int32),
             best=first,
