@@ -30,7 +30,9 @@ class Equilibria(eqx.Module):
     belief : [E, M] a belief that supports the equilibrium (finite Theta; None otherwise).
     atoms, atom_weight : [E, A, D], [E, A] the same for continuous Theta: parameters believed
         and their probabilities (None for finite Theta).
-    best_fit : [E, D] mean parameter under that belief (D = 0 for models without ``theta``).
+    best_fit : [E, D] mean parameter under that belief (D = 0 for models without ``theta``). Known
+        defect: where the best fit of a continuum jumps and the belief has two atoms, derivatives
+        of this and of the atoms are those at fixed play, and wrong; ``strategy``'s are right.
     others_fit : [E] whether models that are not believed fit as well, so that the belief (and
         ``best_fit``) is one of several.
     is_pure : [E] whether the component is one pure strategy and nothing else.
@@ -44,7 +46,7 @@ class Equilibria(eqx.Module):
     complete : whether every equilibrium is provably listed.
     tol_fit, tol_payoff : tolerances at which all of this holds.
     pure_undecided : [A] which pure strategies are neither shown to be equilibria nor shown not
-        to be (more than two actions; None where that cannot happen).
+        to be; None where that cannot happen (two actions and finitely many models).
 
     Notes
     -----
