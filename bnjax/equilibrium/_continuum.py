@@ -23,6 +23,11 @@ _NOISE = 8
 _SEARCHES = 64
 
 
+def _noise(value: Float[Array, ""]) -> Float[Array, ""]:
+    """By how much rounding may have changed a divergence."""
+    return _NOISE * float(jnp.finfo(value.dtype).eps) * (1 + jnp.abs(value))
+
+
 class Fit(NamedTuple):
     """A best fit ``theta`` [D], and ``following`` [P, D], where it might be after one more step.
 
@@ -152,10 +157,6 @@ class Continuum:
             return Cells(self.nodes, values, sum_last(self._slopes * fixed), walls, known)
 
         cells = in_cells(fixed, values)
-        eps = float(jnp.finfo(values.dtype).eps)
-
-        def noise(value):
-            return _NOISE * eps * (1 + jnp.abs(value))
 
         def elsewhere(point):
             return jnp.any(known & ((point < cells.lower) | (point > cells.upper)), -1)
@@ -171,17 +172,17 @@ class Continuum:
             point, value = search.at(new), search.value(new)
             away = jnp.any(known & (jnp.abs(point - search.at(state.best)) > cells.spacing))
             gain = state.value - value
-            better, tie = gain > 0, away & (jnp.abs(gain) <= noise(value))
+            better, tie = gain > 0, away & (jnp.abs(gain) <= _noise(value))
             value = jnp.where(better, value, state.value)
-            rivals = state.rivals & elsewhere(point) & (promising <= value + noise(value))
+            rivals = state.rivals & elsewhere(point) & (promising <= value + _noise(value))
             rivals &= jnp.arange(len(rivals)) != rival
             return _Searches(
                 trips=state.trips + 1,
                 best=jnp.where(better, new, state.best),
                 value=value,
-                tied=tie | (state.tied & (gain <= noise(value))),
+                tied=tie | (state.tied & (gain <= _noise(value))),
                 rivals=rivals,
-                deeper=jnp.any(rivals & (bound < value - noise(value))),
+                deeper=jnp.any(rivals & (bound < value - _noise(value))),
             )
 
         first = search.from_node(jnp.argmin(values))
@@ -197,7 +198,7 @@ class Continuum:
         end = lax.while_loop(lambda s: jnp.any(s.rivals) & (s.trips < _SEARCHES), trip, begin)
         end = lax.stop_gradient(end)
         low = search.settle(end.best)
-        found = ~end.deeper & jnp.all(values >= end.value - noise(end.value))
+        found = ~end.deeper & jnp.all(values >= end.value - _noise(end.value))
         unique = ~end.tied & ~jnp.any(end.rivals)
         return BoxFit(low.point, low.following, *lax.stop_gradient((found, unique)))
 
@@ -232,8 +233,7 @@ class Continuum:
         gain = jnp.where(refuted, 0.0, lows.value - nexts)
         rivals = (gain > 0) & (lows.value - 2 * gain < low.value)
         rivals = rivals.at[best].set(False)
-        noise = _NOISE * float(jnp.finfo(gain.dtype).eps) * (1 + jnp.abs(low.value))
-        candidates = (rivals & (gain <= noise)).at[best].set(True)
+        candidates = (rivals & (gain <= _noise(low.value))).at[best].set(True)
         theta = self.theta(low.point, chart)
         following = jax.vmap(lambda x: self.theta(x, chart))(lows.following)
         following = jnp.where(candidates[:, None], following, theta)
