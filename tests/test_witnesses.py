@@ -24,7 +24,7 @@ def certified(seed, kind, num_actions, **terms):
 
 
 def faults(given, certificate, witnesses=None):
-    inside = certificate.status == bn.Certainty.IN
+    inside = certificate.certainty == bn.Certainty.IN
     return oracle.faults(given, witnesses or certificate.witnesses, inside.tolist())
 
 
