@@ -269,29 +269,38 @@ def _best_of_all(size, frequency, shift, mean, weights):
     return means(min(ends, key=lambda end: end.fun).x)
 
 
-@pytest.mark.parametrize("num_actions", [2, 3])
-def test_many_basins_in_two_dimensions(num_actions):
-    rng = np.random.default_rng(3)
-    num, exploration = 12, 0.1
+def random_waves(seed, num, num_actions):
+    """Sizes, frequencies, shifts, true means, intercepts and slopes of ``num`` problems."""
+    rng = np.random.default_rng(seed)
     size, shift = rng.normal(size=(num, num_actions, 3)), rng.random((num, num_actions, 3)) * 6
     frequency = 2 * rng.normal(size=(num, num_actions, 3, 2))
-    mean, intercept, slope = rng.normal(size=(3, num, num_actions))
+    return size, frequency, shift, *rng.normal(size=(3, num, num_actions))
+
+
+def solve_waves(row, exploration):
+    size, frequency, shift, mean, intercept, slope = row
+    problem = bn.GaussianProblem.from_family(
+        Waves(size, frequency, shift),
+        [0.0, 0.0],
+        [1.0, 1.0],
+        mean=mean,
+        sd=jnp.ones(mean.shape),
+        payoff_intercept=intercept,
+        payoff_slope=slope,
+        safe=[False] + [True] * (mean.shape[0] - 1),
+    )
+    return solve_all(problem, exploration, 4)
+
+
+@pytest.mark.parametrize("num_actions", [2, 3])
+def test_many_basins_in_two_dimensions(num_actions):
+    num, exploration = 12, 0.1
+    rows = random_waves(3, num, num_actions)
+    size, frequency, shift, mean, intercept, slope = rows
 
     def solve(row):
-        size, frequency, shift, mean, intercept, slope = row
-        problem = bn.GaussianProblem.from_family(
-            Waves(size, frequency, shift),
-            [0.0, 0.0],
-            [1.0, 1.0],
-            mean=mean,
-            sd=jnp.ones(num_actions),
-            payoff_intercept=intercept,
-            payoff_slope=slope,
-            safe=[False] + [True] * (num_actions - 1),
-        )
-        return solve_all(problem, exploration, 4)
+        return solve_waves(row, exploration)
 
-    rows = (size, frequency, shift, mean, intercept, slope)
     with jax.enable_x64(True):
         found, possible, _ = jax.jit(lambda rows: jax.lax.map(solve, rows, batch_size=num))(
             jax.tree.map(jnp.asarray, rows)
@@ -310,6 +319,68 @@ def test_many_basins_in_two_dimensions(num_actions):
     assert decided > 0.8 * num * num_actions
     assert not found.complete.any()
     assert (possible.certainty != bn.Certainty.OUT).all()
+
+
+def _follow_the_jump(row, exploration, strategy, atoms):
+    """Play at which two local best fits tie, the two, and the weight that makes a belief in both
+    indifferent: by solving the first-order conditions, from an answer near by."""
+    size, frequency, shift, mean, intercept, slope = row
+
+    def means(theta):
+        return (size * np.sin(frequency @ theta + shift)).sum(-1)
+
+    def slopes(theta):
+        return np.einsum("at,atd->ad", size * np.cos(frequency @ theta + shift), frequency)
+
+    inside = (atoms > 0) & (atoms < 1)
+
+    def conditions(unknown):
+        s, moved = unknown[0], atoms.copy()
+        moved[inside] = unknown[1:]
+        play = (1 - exploration) * np.array([s, 1 - s]) + exploration / 2
+        fits = [play @ (means(theta) - mean) ** 2 for theta in moved]
+        level = np.stack([play * (means(theta) - mean) @ slopes(theta) for theta in moved])
+        return np.concatenate([[fits[0] - fits[1]], level[inside]])
+
+    start = np.concatenate([strategy[:1], atoms[inside]])
+    end = scipy.optimize.root(conditions, start, method="hybr", options={"xtol": 1e-14}).x
+    moved = atoms.copy()
+    moved[inside] = end[1:]
+    gain = [np.subtract(*(intercept + slope * means(theta))) for theta in moved]
+    weight = gain[1] / (gain[1] - gain[0])
+    return np.concatenate([end[:1], moved.ravel(), [weight]])
+
+
+def test_derivatives_where_the_best_fit_jumps():
+    rng = np.random.default_rng(0)
+    draw = random_waves(0, 64, 2)
+
+    def answer(row, exploration):
+        found = solve_waves(row, exploration)[0]
+        return found.strategy[0], found.atoms[0], found.atom_weight[0], found.best_fit[0]
+
+    with jax.enable_x64(True):
+        both = jax.jit(lambda x, change: jax.jvp(answer, x, change))
+        # Two that have such an equilibrium, one with an atom inside the box, one on its bounds.
+        for k in (29, 36):
+            at = (tuple(x[k] for x in draw), np.asarray(0.1))
+            change = jax.tree.map(lambda x: rng.normal(size=x.shape), at)
+            found, moves = jax.tree.map(np.asarray, both(*jax.tree.map(jnp.asarray, (at, change))))
+            assert 0.1 < found[2][0] < 0.9
+            assert np.abs(np.subtract(*found[1])).max() > 0.2
+
+            def oracle(step, at=at, change=change, found=found):
+                row, exploration = jax.tree.map(lambda x, c, step=step: x + step * c, at, change)
+                return _follow_the_jump(row, exploration, *found[:2])
+
+            np.testing.assert_allclose(
+                oracle(0), np.concatenate([found[0][:1], found[1].ravel(), found[2][:1]]), atol=1e-5
+            )
+            expected = (oracle(1e-5) - oracle(-1e-5)) / 2e-5
+            got = np.concatenate([moves[0][:1], moves[1].ravel(), moves[2][:1]])
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+            mean = found[2] @ moves[1] + moves[2] @ found[1]
+            np.testing.assert_allclose(moves[3], mean, atol=1e-9)
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3])

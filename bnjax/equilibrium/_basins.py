@@ -1,7 +1,8 @@
 """Where a function may be least, by its values and slopes at the nodes of an even grid.
 
 No plane that touches the function at a corner of a cell of the grid lies above it in the cell:
-that is certain where it is convex there, and bounds what its minimum in the cell may be.
+that is certain where it is convex there, and bounds what its minimum in the cell may be. Where
+it is not, it may fall below by a little, for which there is a margin.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import operator
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+# By how much of its distance from the best corner a bound is lowered.
+_MARGIN = 0.5
 
 
 class Cells:
@@ -87,7 +91,7 @@ class Cells:
         """How low a minimum in each cell may lie, and the best corner as the number of a node.
 
         The bound is that of the tangent at each corner, and of the mean of all which is level
-        where each coordinate goes its own way. At a wall there is no tangent.
+        where each coordinate goes its own way, less the margin. At a wall there is no tangent.
         """
         half = 0.5 * self.spacing
         share = []
@@ -123,4 +127,6 @@ class Cells:
             lowest = jnp.minimum(height, lowest)
         slack = sum(jnp.abs(t) * half[axis] for axis, t in enumerate(tilt))
         mean = (level - slack) / jnp.maximum(total, least)
-        return jnp.maximum(mean, alone), start + best
+        bound = jnp.maximum(mean, alone)
+        drop = lowest - bound
+        return bound - _MARGIN * jnp.where(jnp.isfinite(drop), drop, 0.0), start + best

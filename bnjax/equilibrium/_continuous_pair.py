@@ -33,6 +33,12 @@ _TRIPS_SMOOTH, _TRIPS_JUMP = (10, 6), (18, 9)
 _PARTS = slice(None, -2), slice(-2, None)
 # By how many times the larger tolerance an equilibrium may fall short.
 _SAFETY = 10
+# As a share of the range of a parameter.
+_SAME_ATOM = 0.01
+
+_Component = tuple[
+    Float[Array, ""], Float[Array, ""], Bool[Array, ""]
+]  # lo, hi, whether it is pure
 
 
 class _Reply(NamedTuple):
@@ -78,6 +84,22 @@ class _Pair:
         turn = (1 - tremble) * (change[0] - change[1])
         rise = -change[1] - 0.5 * tremble * (change[0] - change[1])
         return jnp.where(turn != 0, rise / jnp.where(turn != 0, turn, 1.0), 0.0)
+
+    def share(self, first: Array, second: Array) -> Float[Array, ""]:
+        """Weight on the first of two thetas at which a belief in both is indifferent."""
+        ahead, behind = self.gain(first), self.gain(second)
+        spread = ahead - behind
+        share = jnp.where(spread != 0, -behind / jnp.where(spread != 0, spread, 1.0), 1.0)
+        return jnp.clip(share, 0.0, 1.0)
+
+    def moving(self, theta: Array, s: Array, which: str) -> Array:
+        """The best fit that was found at s, with its derivatives also as s moves."""
+
+        def apart(theta):
+            return theta - getattr(self.mixed(s), which)
+
+        # That of an implicit function, so that nothing is searched again for the value alone.
+        return lax.custom_root(apart, theta, lambda _, theta: theta, lambda _, change: change)
 
     def _mixed(self, s: Float[Array, ""]) -> _Reply:
         """Both actions have positive probability."""
@@ -169,9 +191,13 @@ def solve_continuous_pair(
     middle = 0.5 * (rows.lo + rows.hi)
     around = jnp.clip(jnp.stack([middle - edge, middle + edge, middle]), 0.0, 1.0)
     beside = around, jax.vmap(jax.vmap(pair.mixed))(around)
-    atoms, weight, residual, drift = jax.vmap(
-        lambda row, beside: _support(pair, row, beside, ends), in_axes=(0, 1)
-    )((rows.lo, rows.hi, rows.is_pure), beside)
+
+    def supported(row, beside):
+        atoms, weight, drift = _support(pair, row, beside, ends)
+        return atoms, weight, drift, _shortfall(pair, row, atoms, weight, beside[1], ends)
+
+    each = jax.vmap(supported, in_axes=(0, 1))
+    atoms, weight, drift, residual = each((rows.lo, rows.hi, rows.is_pure), beside)
     # A row whose belief does not support it is none.
     verified = residual <= _SAFETY * jnp.maximum(tolerance.fit, tolerance.payoff)
     valid = rows.valid & verified
@@ -334,48 +360,52 @@ def _change(
 
 
 def _support(
-    pair: _Pair,
-    row: tuple[Array, Array, Array],
-    beside: tuple[Array, _Reply],
-    ends: _Reply,
-) -> tuple[Float[Array, "2 parameters"], Float[Array, " 2"], Float[Array, ""], Float[Array, ""]]:
-    """A belief of at most two atoms that supports a component, and what it falls short by.
+    pair: _Pair, row: _Component, beside: tuple[Array, _Reply], ends: _Reply
+) -> tuple[Float[Array, "2 parameters"], Float[Array, " 2"], Float[Array, ""]]:
+    """A belief of at most two atoms that supports a component, and where the component moves.
 
     The last number is zero and carries the derivative of where a mixed equilibrium is, which
-    the search for it does not have. (Where the best fit jumps, the derivatives of the atoms
-    are those at fixed play.)
+    the search for it does not have.
     """
     lo, hi, is_pure = row
-    s = 0.5 * (lo + hi)
     around, replies = beside
-    left, right, again = (_row(replies, i) for i in range(3))
+    left, right = _row(replies, 0), _row(replies, 1)
     straddles = (left.d_least * right.d_most < 0) & (lo == hi) & ~is_pure
-    first, second = left.least, right.most
-    first = jnp.where(is_pure, jnp.where(s > 0, ends.most[0], ends.least[1]), first)
-    second = jnp.where(is_pure, first, second)
-    d = jax.vmap(pair.gain)(jnp.stack([first, second]))
-    spread = d[0] - d[1]
-    share = jnp.where(spread != 0, -d[1] / jnp.where(spread != 0, spread, 1.0), 1.0)
-    share = jnp.clip(share, 0.0, 1.0)
+    alone = jnp.where(lo > 0, ends.most[0], ends.least[1])
+    first = jnp.where(is_pure, alone, left.least)
+    second = jnp.where(is_pure, alone, right.most)
     # Two atoms that only the step to either side tells apart are one, in between.
     thetas = jax.vmap(pair.problem.family.theta)(pair.continuum.nodes)
     scale = thetas.max(0) - thetas.min(0)
-    close = jnp.all(jnp.abs(first - second) <= 0.01 * scale)
+    close = jnp.all(jnp.abs(first - second) <= _SAME_ATOM * scale)
+    share = pair.share(first, second)
     between = jnp.where(
         close, share * around[0] + (1 - share) * around[1], pair.lines_cross(first, second)
     )
     drift = jnp.where(straddles, between - lax.stop_gradient(between), 0.0)
-    mean = share * first + (1 - share) * second
-    atoms = jnp.where(close, mean, jnp.stack([first, second]))
+    if not pair.problem.family.unique_best_fit:
+        # Two atoms of their own have moved with play; of one in between, the share has.
+        moves = straddles & ~close
+        first = jnp.where(moves, pair.moving(first, around[0] + drift, "least"), first)
+        second = jnp.where(moves, pair.moving(second, around[1] + drift, "most"), second)
+        share = pair.share(first, second)
+    atoms = jnp.where(close, share * first + (1 - share) * second, jnp.stack([first, second]))
     share = jnp.where(close, 1.0, share)
-    weight = jnp.stack([share, 1 - share])
+    return atoms, jnp.stack([share, 1 - share]), drift
 
+
+def _shortfall(
+    pair: _Pair, row: _Component, atoms: Array, weight: Array, replies: _Reply, ends: _Reply
+) -> Float[Array, ""]:
+    """By how much a belief falls short of supporting a component, in fit, payoff or certainty."""
+    lo, hi, is_pure = row
+    s = 0.5 * (lo + hi)
+    left, right, again = (_row(replies, i) for i in range(3))
     continuum = pair.continuum
     expected = sum_last(weight * jax.vmap(pair.gain)(atoms))
     wrong_way = jnp.where(s > 0, jnp.maximum(-expected, 0.0), jnp.maximum(expected, 0.0))
     loss = jnp.where(is_pure, wrong_way, jnp.abs(expected))
     width = jnp.where(continuum.payoff_range > 0, continuum.payoff_range, 1.0)
-    loss = loss / width
     play = continuum.realised(jnp.stack([s, 1 - s]))
     misfits = jax.vmap(lambda theta: sum_last(jnp.where(play > 0, play * pair.kl(theta), 0.0)))
     # Against a fit of its own, the grid, and what one more step would change.
@@ -384,5 +414,5 @@ def _support(
     short = misfits(atoms) - jnp.minimum(rivals.min(), continuum.misfit_at_nodes(play).min())
     short = jnp.max(jnp.where(weight > 0, short, 0.0))
     pure_doubt = jnp.where(s > 0, ends.doubt[0], ends.doubt[1])
-    doubt = jnp.where(is_pure, pure_doubt, jnp.maximum(left.doubt, right.doubt)) / width
-    return atoms, weight, jnp.maximum(jnp.maximum(short, 0.0), jnp.maximum(loss, doubt)), drift
+    doubt = jnp.where(is_pure, pure_doubt, jnp.maximum(left.doubt, right.doubt))
+    return jnp.maximum(jnp.maximum(short, 0.0), jnp.maximum(loss, doubt) / width)

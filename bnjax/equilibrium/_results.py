@@ -30,9 +30,7 @@ class Equilibria(eqx.Module):
     belief : [E, M] a belief that supports the equilibrium (finite Theta; None otherwise).
     atoms, atom_weight : [E, A, D], [E, A] the same for continuous Theta: parameters believed
         and their probabilities (None for finite Theta).
-    best_fit : [E, D] mean parameter under that belief (D = 0 for models without ``theta``). Known
-        defect: where the best fit of a continuum jumps and the belief has two atoms, derivatives
-        of this and of the atoms are those at fixed play, and wrong; ``strategy``'s are right.
+    best_fit : [E, D] mean parameter under that belief (D = 0 for models without ``theta``).
     others_fit : [E] whether models that are not believed fit as well, so that the belief (and
         ``best_fit``) is one of several.
     is_pure : [E] whether the component is one pure strategy and nothing else.
