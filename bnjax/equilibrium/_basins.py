@@ -11,11 +11,19 @@ import functools
 import itertools
 import math
 import operator
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ._box import Minimum, Search
+from ._tolerance import rounding_of
+
+# Basins that are searched at most, before the rest leave doubt.
+_SEARCHES = 64
 # By how much of its distance from the best corner a bound is lowered.
 _MARGIN = 0.5
 
@@ -130,3 +138,85 @@ class Cells:
         bound = jnp.maximum(mean, alone)
         drop = lowest - bound
         return bound - _MARGIN * jnp.where(jnp.isfinite(drop), drop, 0.0), start + best
+
+
+class _State(NamedTuple):
+    """Local searches so far: the best place, its value, and whether another ties.
+
+    ``rivals`` are the cells that may hold something as low, ``deeper`` whether any may be lower.
+    """
+
+    trips: Int[Array, ""]
+    best: Float[Array, " parameters"]
+    value: Float[Array, ""]
+    tied: Bool[Array, ""]
+    rivals: Bool[Array, " cells"]
+    deeper: Bool[Array, ""]
+
+
+def search_basins(
+    search: Search,
+    cells_of: Callable[[Array], Cells],
+    weights: Float[Array, " actions"],
+    values: Float[Array, " nodes"],
+) -> tuple[Minimum, Bool[Array, ""], Bool[Array, ""]]:
+    """Search the basin of the best node, and then every cell that may hold something deeper.
+
+    Parameters
+    ----------
+    search : local searches over the box.
+    cells_of : weights -> cells of the function that they make.
+    weights : [A], without derivatives.
+    values : [G] of the function at the nodes, inf or huge where it is infinite.
+
+    Returns
+    -------
+    The minimum; whether nothing can lie lower; and whether nothing else can lie as low.
+    """
+    cells = cells_of(weights)
+
+    def elsewhere(point):
+        outside = (point < cells.lower) | (point > cells.upper)
+        return jnp.any(cells.matters & outside, -1)
+
+    def trip(state):
+        # Only where something is left to search, which is rare: the barrier keeps the compiler
+        # from computing it before it knows.
+        again, _ = lax.optimization_barrier((weights, state.trips))
+        bound, node = cells_of(again).bounds()
+        promising = jnp.where(state.rivals, bound, jnp.inf)
+        rival = jnp.argmin(promising)
+        new = search.from_node(node[rival])
+        point, value = search.at(new), search.value(new)
+        apart = jnp.abs(point - search.at(state.best)) > cells.spacing
+        away = jnp.any(cells.matters & apart)
+        gain = state.value - value
+        better, tie = gain > 0, away & (jnp.abs(gain) <= rounding_of(value))
+        value = jnp.where(better, value, state.value)
+        noise = rounding_of(value)
+        rivals = state.rivals & elsewhere(point) & (promising <= value + noise)
+        rivals &= jnp.arange(len(rivals)) != rival
+        return _State(
+            trips=state.trips + 1,
+            best=jnp.where(better, new, state.best),
+            value=value,
+            tied=tie | (state.tied & (gain <= noise)),
+            rivals=rivals,
+            deeper=jnp.any(rivals & (bound < value - noise)),
+        )
+
+    first = search.from_node(jnp.argmin(values))
+    rivals = cells.candidates() & elsewhere(search.at(first))
+    begin = _State(
+        trips=jnp.zeros((), jnp.int32),
+        best=first,
+        value=search.value(first),
+        tied=jnp.zeros((), bool),
+        rivals=rivals,
+        deeper=jnp.any(rivals),
+    )
+    end = lax.while_loop(lambda s: jnp.any(s.rivals) & (s.trips < _SEARCHES), trip, begin)
+    end = lax.stop_gradient(end)
+    found = ~end.deeper & jnp.all(values >= end.value - rounding_of(end.value))
+    unique = ~end.tied & ~jnp.any(end.rivals)
+    return search.settle(end.best), *lax.stop_gradient((found, unique))

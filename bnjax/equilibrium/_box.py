@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ._tolerance import rounding_of
+
 Function = Callable[[Array], tuple[Array, Array]]
 
 # In double and single precision.
@@ -76,7 +78,7 @@ def search_in_box(
     nodes: Float[Array, "nodes parameters"],
     lower: Float[Array, " parameters"],
     upper: Float[Array, " parameters"],
-) -> _OneDimension | _ProjectedNewton:
+) -> Search:
     """Local searches for minima of a function over a box, each from a node; see `minimise`.
 
     ``from_node`` finds a local minimum, in coordinates of its own and without derivatives;
@@ -166,9 +168,8 @@ class _ProjectedNewton:
         self.function, self.nodes, self.lower, self.upper = function, nodes, lower, upper
         self.width = upper - lower
         self.top = jnp.where(self.width > 0, 1.0, 0.0)
-        self.eps = float(jnp.finfo(nodes.dtype).eps)
         # From inside: on a bound that is a kink of a chart, the slope is not that of this side.
-        inside = 8 * self.eps
+        inside = 8 * float(jnp.finfo(nodes.dtype).eps)
 
         def slope(z):
             inwards = lax.stop_gradient(jnp.clip(z, inside, 1 - inside) - z)
@@ -241,7 +242,7 @@ class _ProjectedNewton:
                 ]
             )
             values = jax.vmap(self.value)(trials)
-            noise = 4 * self.eps * (1 + jnp.abs(values[0]))
+            noise = rounding_of(values[0])
             best = jnp.argmin(values)
             # Where values no longer tell points apart, the first-order condition still does.
             level = (values[best] >= values[0] - noise) & (values[1] <= values[0] + noise)
@@ -263,6 +264,9 @@ class _ProjectedNewton:
         point = jnp.clip(self.at(z), self.lower, self.upper)
         value = lax.stop_gradient(self.value(z))
         return Minimum(point, lax.stop_gradient(self.at(following)), value)
+
+
+Search = _OneDimension | _ProjectedNewton
 
 
 def _solve_free(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from .._numerics import sum_last, true_first
 from ..problem import FamilyProblem
@@ -27,10 +27,8 @@ from ._tolerance import Tolerance
 
 _SCAN = 33
 # Trips to a root, in double and single precision, of a best fit that moves smoothly and of one
-# that may jump. Every third halves: that is what the very worst case is left with.
-_TRIPS_SMOOTH, _TRIPS_JUMP = (10, 6), (18, 9)
-# Replies to the points of the scan, and to the two pure strategies (s = 1 and s = 0).
-_PARTS = slice(None, -2), slice(-2, None)
+# that may jump. The last of every round halves: the very worst case is left with that.
+_TRIPS_SMOOTH, _TRIPS_JUMP = (10, 6), (20, 12)
 # By how many times the larger tolerance an equilibrium may fall short.
 _SAFETY = 10
 # As a share of the range of a parameter.
@@ -63,6 +61,8 @@ class _Pair:
         self.problem = problem
         self.continuum = Continuum(problem, exploration)
         self.slack = tolerance.payoff * self.continuum.payoff_range
+        thetas = jax.vmap(problem.family.theta)(self.continuum.nodes)
+        self.scale = lax.stop_gradient(thetas.max(0) - thetas.min(0))
         self.mixed = jax.jit(self._mixed)  # traced once, wanted three times
 
     def gain(self, theta: Float[Array, " parameters"]) -> Float[Array, ""]:
@@ -75,15 +75,35 @@ class _Pair:
         kl, ruled_out = self.problem.consequence.divergence(self.problem.family.function(theta))
         return jnp.where(ruled_out, jnp.inf, kl)
 
+    def intended(self, weight: Float[Array, ""]) -> Float[Array, ""]:
+        """Intended play s at which action 0 is played with a probability, trembles included."""
+        tremble = self.continuum.exploration
+        kept = 1 - tremble
+        return jnp.where(kept > 0, (weight - 0.5 * tremble) / jnp.where(kept > 0, kept, 1.0), 0.0)
+
+    def lead(self, first: Array, second: Array) -> Float[Array, " 2"]:
+        """By how much worse the first of two thetas fits after either action, zero if infinite."""
+        change = self.kl(first) - self.kl(second)
+        return jnp.where(jnp.isfinite(change).all(), change, 0.0)
+
     def lines_cross(self, first: Array, second: Array) -> Float[Array, ""]:
         """Intended play at which two thetas fit equally well; zero where none is."""
-        rows = jax.vmap(self.kl)(jnp.stack([first, second]))
-        change = rows[0] - rows[1]
-        change = jnp.where(jnp.isfinite(change).all(), change, 0.0)
-        tremble = self.continuum.exploration
-        turn = (1 - tremble) * (change[0] - change[1])
-        rise = -change[1] - 0.5 * tremble * (change[0] - change[1])
-        return jnp.where(turn != 0, rise / jnp.where(turn != 0, turn, 1.0), 0.0)
+        lead = self.lead(first, second)
+        turn = lead[0] - lead[1]
+        return jnp.where(turn != 0, self.intended(-lead[1] / jnp.where(turn != 0, turn, 1.0)), 0.0)
+
+    def fitted_by(self, theta: Float[Array, " parameters"]) -> Float[Array, ""]:
+        """Intended play at which the misfit is most level at a theta, in units of the box."""
+        slopes = jax.jacfwd(
+            lambda theta: self.problem.consequence.divergence(self.problem.family.function(theta))[
+                0
+            ]
+        )(theta)
+        slopes = jnp.where(jnp.isfinite(slopes), slopes, 0.0) * self.scale
+        turn = slopes[1] - slopes[0]
+        size = sum_last(turn * turn)
+        weight = sum_last(slopes[1] * turn) / jnp.where(size > 0, size, 1.0)
+        return jnp.where(size > 0, self.intended(weight), 0.0)
 
     def share(self, first: Array, second: Array) -> Float[Array, ""]:
         """Weight on the first of two thetas at which a belief in both is indifferent."""
@@ -92,7 +112,26 @@ class _Pair:
         share = jnp.where(spread != 0, -behind / jnp.where(spread != 0, spread, 1.0), 1.0)
         return jnp.clip(share, 0.0, 1.0)
 
-    def moving(self, theta: Array, s: Array, which: str) -> Array:
+    def root(
+        self, s: Array, first: Array, second: Array, jumps: Bool[Array, ""]
+    ) -> Float[Array, ""]:
+        """An equilibrium s that was found, with its derivatives.
+
+        It is where two best fits tie, if the best fit jumps there, or else where the actions do.
+        """
+
+        def distance(s):
+            lead = self.lead(first, second)
+            weight = self.continuum.realised(jnp.stack([s, 1 - s]))
+            return jnp.where(jumps, sum_last(weight * lead), self.mixed(s).d_least)
+
+        def divide(linear, change):
+            slope = linear(jnp.ones_like(change))
+            return jnp.where(slope != 0, change / jnp.where(slope != 0, slope, 1.0), 0.0)
+
+        return lax.custom_root(distance, s, lambda _, s: s, divide)
+
+    def moving(self, theta: Array, s: Array, which: str) -> Float[Array, " parameters"]:
         """The best fit that was found at s, with its derivatives also as s moves."""
 
         def apart(theta):
@@ -145,6 +184,25 @@ class _Pair:
         replies = jax.vmap(alone)(jnp.arange(2))
         return jax.tree.map(lambda a, b: jnp.where(explores, a, b), trembling, replies)
 
+    def next_to_pure(self, scan: _Reply) -> _Reply:
+        """Replies to a scan whose ends are what play tends to there, and not pure play.
+
+        What pure play leaves unidentified, and a model that the other action refutes, are other
+        matters: there the ends are the replies next to them.
+        """
+        family = self.problem.family
+        if any(self.continuum.leaves_open) or family.has_charts:
+            refuted = jnp.ones(2, bool)
+        else:
+            ends = jnp.stack([scan.least[0], scan.least[-1]])
+            refuted = jnp.any(jnp.isinf(jax.vmap(self.kl)(ends)), -1)
+
+        def pull(x):
+            first = jnp.where(refuted[0], x[1], x[0])
+            return x.at[0].set(first).at[-1].set(jnp.where(refuted[1], x[-2], x[-1]))
+
+        return jax.tree.map(pull, scan)
+
     def side(self, reply: _Reply) -> Array:
         """Which action is the better reply to every best fit, if either is."""
         plus, minus = reply.d_least > self.slack, reply.d_most < -self.slack
@@ -172,15 +230,14 @@ def solve_continuous_pair(
     tolerance : what counts as a tie.
     """
     pair = _Pair(problem, exploration, tolerance)
-    # Next to pure play, not at it: what pure play leaves unidentified is another matter.
     edge = 0.1 * tolerance.play
-    inner = jnp.linspace(0.0, 1.0, _SCAN, dtype=problem.family.lower.dtype)
-    inner = inner.at[0].set(edge).at[-1].set(1 - edge)
-    replies = jax.vmap(pair.mixed)(jnp.concatenate([inner, jnp.asarray([1, 0], inner.dtype)]))
-    scan, trembling = (jax.tree.map(lambda x, part=part: x[part], replies) for part in _PARTS)
+    grid = jnp.linspace(0.0, 1.0, _SCAN, dtype=problem.family.lower.dtype)
+    grid = jnp.concatenate([grid[:1], grid.at[0].set(edge).at[-1].set(1 - edge), grid[-1:]])
+    scan = jax.vmap(pair.mixed)(grid)
+    ends = pair.pure(jax.tree.map(lambda x: x[jnp.array([-1, 0])], scan))
+    scan = pair.next_to_pure(scan)
     sides, settled = pair.side(scan), pair.settled(scan)
-    ties, num_ties = _find_ties(pair, inner, scan, sides, max_equilibria)
-    ends = pair.pure(trembling)
+    ties, num_ties = _find_ties(pair, grid, scan, sides, max_equilibria)
     ends_settled = pair.settled(ends)
     all_settled = settled.all() & jnp.all(ends_settled & ends.unique)
     # [played, reply]
@@ -189,7 +246,7 @@ def solve_continuous_pair(
     rows = components(ties, pure, max_equilibria, tolerance)
     # At each, and on either side of it, because the best fit may jump there.
     middle = 0.5 * (rows.lo + rows.hi)
-    around = jnp.clip(jnp.stack([middle - edge, middle + edge, middle]), 0.0, 1.0)
+    around = _around(middle, edge)
     beside = around, jax.vmap(jax.vmap(pair.mixed))(around)
 
     def supported(row, beside):
@@ -209,7 +266,7 @@ def solve_continuous_pair(
     listed &= all_settled & jnp.all(verified | ~rows.valid)
     # Play next to a row says whether it holds; where that is in doubt, so is its stability.
     firm = jnp.all(pair.settled(beside[1])[:2], axis=0)
-    firm_ends = settled[jnp.array([-1, 0])] & ends.unique
+    firm_ends = settled[jnp.array([-1, 0])] & settled[jnp.array([-2, 1])] & ends.unique
     firm = jnp.where(rows.lo <= 0, firm_ends[1], jnp.where(rows.hi >= 1, firm_ends[0], firm))
     stability = jnp.where(firm, rows.stability, int(Stability.UNKNOWN))
     equilibria = Equilibria(
@@ -235,7 +292,9 @@ def solve_continuous_pair(
     )
     # Only what is beyond doubt is a witness, and only with all of it can anything be excluded:
     # then, by the family's promise, nothing happens between the points of the scan.
-    interior = jnp.stack([jnp.any(settled & (sides != side)) for side in (MINUS, PLUS)])
+    first, last = _next_to_pure(sides)
+    inner = sides.at[0].set(first).at[-1].set(last)
+    interior = jnp.stack([jnp.any(settled & (inner != side)) for side in (MINUS, PLUS)])
     seen = rationalizable_pair(
         interior, optimal & ends_settled[:, None], jnp.ones((), bool), tolerance
     )
@@ -247,6 +306,23 @@ def solve_continuous_pair(
 
 def _row(replies: _Reply, index: Array | int) -> _Reply:
     return jax.tree.map(lambda x: x[index], replies)
+
+
+def _around(s: Float[Array, " rows"], edge: float) -> Float[Array, "3 rows"]:
+    """A step to either side, and s itself.
+
+    A step is in proportion to the distance to pure play, next to which the best fit may turn as
+    quickly as one action tells more than the other; but no shorter than s can resolve.
+    """
+    least = 4 * float(jnp.finfo(s.dtype).eps)
+    step = jnp.maximum(edge * 4 * s * (1 - s), least * s)
+    return jnp.clip(jnp.stack([s - step, s + step, s]), 0.0, 1.0)
+
+
+def _next_to_pure(sides: Int[Array, " scan"]) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Sides next to s = 0 and s = 1, where a tie at the very end says nothing."""
+    first, last = sides[0], sides[-1]
+    return jnp.where(first == TIE, sides[1], first), jnp.where(last == TIE, sides[-2], last)
 
 
 def _find_ties(
@@ -288,7 +364,7 @@ def _find_ties(
     after = jnp.where(ended, right[ending], TIE)
     order = true_first(opens, max_ties)
     ties = Ties(
-        lo[order], hi[order], before[order], after[order], opens[order], sides[0], sides[-1]
+        lo[order], hi[order], before[order], after[order], opens[order], *_next_to_pure(sides)
     )
     # Too many changes count as too many ties.
     return ties, opens.sum() + jnp.where(changes.sum() > num, max_ties, 0)
@@ -317,9 +393,10 @@ def _change(
 ) -> Array:
     """Where, between two neighbours of the grid, a side that holds at ``start`` is lost.
 
-    Safeguarded false position on the payoff difference for a best fit that moves smoothly;
-    the crossing of the two ends' lines in the divergence for one that jumps. Either step is
-    harmless where the other is needed, and every third halves.
+    False position on the payoff difference, in theta (of which it is a simple function where in s
+    it may be a steep one) and in s, for a best fit that moves smoothly; the crossing of the two
+    ends' lines in the divergence for one that jumps. Any step is harmless where another is
+    needed, and the last of every round halves.
     """
     may_jump = not pair.problem.family.unique_best_fit
 
@@ -327,18 +404,18 @@ def _change(
         margin = jnp.where(side == PLUS, reply.d_least, -reply.d_most) - level
         return s, margin, jnp.where(side == PLUS, reply.least, reply.most)
 
-    def false_position(a, b):
+    def share(a, b):
         drop = a[1] - b[1]
-        return a[0] + (b[0] - a[0]) * jnp.where(drop > 0, a[1] / jnp.where(drop > 0, drop, 1), 0.5)
+        return jnp.where(drop > 0, a[1] / jnp.where(drop > 0, drop, 1), 0.5)
 
     def trip(k, state):
         a, b, weight = state
-        lighter = (a[0], a[1] * weight[0], a[2]), (b[0], b[1] * weight[1], b[2])
+        way = share((a[0], a[1] * weight[0]), (b[0], b[1] * weight[1]))
         halfway = 0.5 * (a[0] + b[0])
-        s = false_position(*lighter)
+        steps = [pair.fitted_by(a[2] + way * (b[2] - a[2])), a[0] + way * (b[0] - a[0]), halfway]
         if may_jump:
-            s = jnp.where(k % 3 == 1, pair.lines_cross(a[2], b[2]), s)
-        s = jnp.where(k % 3 == 2, halfway, s)
+            steps.insert(1, pair.lines_cross(a[2], b[2]))
+        s = jnp.stack(steps)[k % len(steps)]
         within = (s - a[0]) * (s - b[0]) < 0
         s = jnp.where(within, s, halfway)
         new = end(s, pair.mixed(s))
@@ -356,7 +433,7 @@ def _change(
     trips = double if jnp.finfo(grid.dtype).eps < 1e-10 else single
     ends = end(grid[start], _row(scan, start)), end(grid[stop], _row(scan, stop))
     a, b, _ = lax.fori_loop(0, trips, trip, (*ends, jnp.ones(2, grid.dtype)))
-    return false_position(a, b)
+    return a[0] + share(a, b) * (b[0] - a[0])
 
 
 def _support(
@@ -370,28 +447,23 @@ def _support(
     lo, hi, is_pure = row
     around, replies = beside
     left, right = _row(replies, 0), _row(replies, 1)
-    straddles = (left.d_least * right.d_most < 0) & (lo == hi) & ~is_pure
     alone = jnp.where(lo > 0, ends.most[0], ends.least[1])
     first = jnp.where(is_pure, alone, left.least)
     second = jnp.where(is_pure, alone, right.most)
     # Two atoms that only the step to either side tells apart are one, in between.
-    thetas = jax.vmap(pair.problem.family.theta)(pair.continuum.nodes)
-    scale = thetas.max(0) - thetas.min(0)
-    close = jnp.all(jnp.abs(first - second) <= _SAME_ATOM * scale)
+    close = jnp.all(jnp.abs(first - second) <= _SAME_ATOM * pair.scale)
     share = pair.share(first, second)
-    between = jnp.where(
-        close, share * around[0] + (1 - share) * around[1], pair.lines_cross(first, second)
-    )
-    drift = jnp.where(straddles, between - lax.stop_gradient(between), 0.0)
-    if not pair.problem.family.unique_best_fit:
-        # Two atoms of their own have moved with play; of one in between, the share has.
-        moves = straddles & ~close
-        first = jnp.where(moves, pair.moving(first, around[0] + drift, "least"), first)
-        second = jnp.where(moves, pair.moving(second, around[1] + drift, "most"), second)
-        share = pair.share(first, second)
-    atoms = jnp.where(close, share * first + (1 - share) * second, jnp.stack([first, second]))
-    share = jnp.where(close, 1.0, share)
-    return atoms, jnp.stack([share, 1 - share]), drift
+    mean = share * first + (1 - share) * second
+    first, second = jnp.where(close, mean, first), jnp.where(close, mean, second)
+    # What follows is for the derivatives only: none of it changes a value.
+    straddles = (left.d_least * right.d_most < 0) & (lo == hi) & ~is_pure
+    s = pair.root(0.5 * (lo + hi), first, second, ~close)
+    drift = jnp.where(straddles, s - lax.stop_gradient(s), 0.0)
+    at = drift + jnp.where(close, 0.5 * (lo + hi), around[:2])
+    first = jnp.where(straddles, pair.moving(first, at[0], "least"), first)
+    second = jnp.where(straddles, pair.moving(second, at[1], "most"), second)
+    share = jnp.where(close, 1.0, pair.share(first, second))
+    return jnp.stack([first, second]), jnp.stack([share, 1 - share]), drift
 
 
 def _shortfall(

@@ -11,21 +11,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._numerics import sum_last
 from ..problem import FamilyProblem
-from ._basins import Cells
+from ._basins import Cells, search_basins
 from ._box import Minimum, minimise, search_in_box, values_of
-from ._tolerance import least_payoff_range
+from ._tolerance import least_payoff_range, rounding_of
 
 # Starts along each coordinate of a piece of a chart.
 _NODES_PER_PIECE = 7
-# Rounding of a divergence, in units of the last place of 1.
-_NOISE = 8
-# Basins that are searched at most, before the rest leave doubt.
-_SEARCHES = 64
-
-
-def _noise(value: Float[Array, ""]) -> Float[Array, ""]:
-    """By how much rounding may have changed a divergence."""
-    return _NOISE * float(jnp.finfo(value.dtype).eps) * (1 + jnp.abs(value))
 
 
 class Fit(NamedTuple):
@@ -49,20 +40,6 @@ class BoxFit(NamedTuple):
     following: Float[Array, " parameters"]
     found: Bool[Array, ""]
     unique: Bool[Array, ""]
-
-
-class _Searches(NamedTuple):
-    """Local searches so far: the best place, and whether another ties.
-
-    ``rivals`` are the cells that may hold something as low, ``deeper`` whether any may be lower.
-    """
-
-    trips: Int[Array, ""]
-    best: Float[Array, " parameters"]
-    value: Float[Array, ""]
-    tied: Bool[Array, ""]
-    rivals: Bool[Array, " cells"]
-    deeper: Bool[Array, ""]
 
 
 class Continuum:
@@ -147,60 +124,17 @@ class Continuum:
             values = values_of(function, nodes)
         else:
             values = self.misfit_at_nodes(weights)
-        fixed, values = lax.stop_gradient((weights, values))
         if not self._looks:
             low = search.settle(search.from_node(jnp.argmin(values)))
             return BoxFit(low.point, low.following, *[jnp.asarray(self._trusts)] * 2)
 
-        def in_cells(fixed, values):
-            walls = sum_last(jnp.where(self.ruled_out, fixed, 0.0)) > 0
-            return Cells(self.nodes, values, sum_last(self._slopes * fixed), walls, known)
+        def cells(weights):
+            walls = sum_last(jnp.where(self.ruled_out, weights, 0.0)) > 0
+            values, slopes = self.misfit_at_nodes(weights), sum_last(self._slopes * weights)
+            return Cells(self.nodes, values, slopes, walls, known)
 
-        cells = in_cells(fixed, values)
-
-        def elsewhere(point):
-            return jnp.any(known & ((point < cells.lower) | (point > cells.upper)), -1)
-
-        def trip(state):
-            # Only where something is left to search, which is rare: the barrier keeps the compiler
-            # from computing it before it knows.
-            again, _ = lax.optimization_barrier((fixed, state.trips))
-            bound, node = in_cells(again, self.misfit_at_nodes(again)).bounds()
-            promising = jnp.where(state.rivals, bound, jnp.inf)
-            rival = jnp.argmin(promising)
-            new = search.from_node(node[rival])
-            point, value = search.at(new), search.value(new)
-            away = jnp.any(known & (jnp.abs(point - search.at(state.best)) > cells.spacing))
-            gain = state.value - value
-            better, tie = gain > 0, away & (jnp.abs(gain) <= _noise(value))
-            value = jnp.where(better, value, state.value)
-            rivals = state.rivals & elsewhere(point) & (promising <= value + _noise(value))
-            rivals &= jnp.arange(len(rivals)) != rival
-            return _Searches(
-                trips=state.trips + 1,
-                best=jnp.where(better, new, state.best),
-                value=value,
-                tied=tie | (state.tied & (gain <= _noise(value))),
-                rivals=rivals,
-                deeper=jnp.any(rivals & (bound < value - _noise(value))),
-            )
-
-        first = search.from_node(jnp.argmin(values))
-        rivals = cells.candidates() & elsewhere(search.at(first))
-        begin = _Searches(
-            trips=jnp.zeros((), jnp.int32),
-            best=first,
-            value=search.value(first),
-            tied=jnp.zeros((), bool),
-            rivals=rivals,
-            deeper=jnp.any(rivals),
-        )
-        end = lax.while_loop(lambda s: jnp.any(s.rivals) & (s.trips < _SEARCHES), trip, begin)
-        end = lax.stop_gradient(end)
-        low = search.settle(end.best)
-        found = ~end.deeper & jnp.all(values >= end.value - _noise(end.value))
-        unique = ~end.tied & ~jnp.any(end.rivals)
-        return BoxFit(low.point, low.following, *lax.stop_gradient((found, unique)))
+        low, found, unique = search_basins(search, cells, *lax.stop_gradient((weights, values)))
+        return BoxFit(low.point, low.following, found, unique)
 
     def fit(self, strategy: Float[Array, " actions"]) -> Fit:
         """Best-fitting theta when every action has positive probability.
@@ -233,7 +167,7 @@ class Continuum:
         gain = jnp.where(refuted, 0.0, lows.value - nexts)
         rivals = (gain > 0) & (lows.value - 2 * gain < low.value)
         rivals = rivals.at[best].set(False)
-        candidates = (rivals & (gain <= _noise(low.value))).at[best].set(True)
+        candidates = (rivals & (gain <= rounding_of(low.value))).at[best].set(True)
         theta = self.theta(low.point, chart)
         following = jax.vmap(lambda x: self.theta(x, chart))(lows.following)
         following = jnp.where(candidates[:, None], following, theta)

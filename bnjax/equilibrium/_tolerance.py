@@ -49,6 +49,11 @@ def least_payoff_range(dtype) -> float:
     return 8 * eps / (1e-5 if eps > 1e-10 else 1e-10)
 
 
+def rounding_of(divergence: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """By how much rounding may have changed a divergence."""
+    return 8 * float(jnp.finfo(divergence.dtype).eps) * (1 + jnp.abs(divergence))
+
+
 def _as_tolerance(name: str, value: ArrayLike | None, default: float, dtype) -> Array:
     array = as_float(name, default if value is None else value, ndim=0).astype(dtype)
     if is_concrete(array) and not float(array) >= 0:
