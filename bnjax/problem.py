@@ -96,6 +96,10 @@ class AbstractProblem(eqx.Module):
         """U [M, A]: the payoff that each model expects from each action."""
 
     @abc.abstractmethod
+    def teaches(self) -> Bool[Array, " actions"]:
+        """Which actions have consequences that models of the support disagree about, [A]."""
+
+    @abc.abstractmethod
     def is_valid(self) -> Bool[Array, ""]:
         """Whether all (possibly traced) numbers make sense; `phase` reports INVALID if not."""
 
@@ -141,6 +145,20 @@ class AbstractFiniteProblem(AbstractProblem):
     def subjective_payoffs(self) -> Float[Array, "models actions"]:
         """U [M, A]: the payoff that each model expects from each action."""
         return jax.vmap(self.consequence.payoffs)(self.models)
+
+    def teaches(self) -> Bool[Array, " actions"]:
+        """Which actions have consequences that models of the support disagree about, [A].
+
+        Equal divergences are not enough: a posterior over models that fit equally well never
+        settles as long as they explain different consequences.
+        """
+        ratio, ruled_out = jax.vmap(self.consequence.log_ratio)(self.models)
+        supported = self.support[:, None, None]
+        high = jnp.max(jnp.where(supported, ratio, -jnp.inf), 0)
+        low = jnp.min(jnp.where(supported, ratio, jnp.inf), 0)
+        size = jnp.maximum(jnp.abs(high), jnp.abs(low))
+        apart = high - low > 16 * float(jnp.finfo(ratio.dtype).eps) * (1 + size)
+        return jnp.any(apart | jnp.any(ruled_out & supported, 0), -1)
 
     def is_valid(self) -> Bool[Array, ""]:
         """Whether the environment, every supported model and the prior make sense."""
@@ -522,6 +540,10 @@ class FamilyProblem(AbstractProblem):
             self.safe,
             self.action_names,
         )
+
+    def teaches(self) -> Bool[Array, " actions"]:
+        """Which actions identify some coordinate, as the family says, [A]."""
+        return jnp.asarray([any(self.family.identifies(a)) for a in range(self.num_actions)])
 
     def is_valid(self) -> Bool[Array, ""]:
         """Whether the environment makes sense and some theta allows what happens."""

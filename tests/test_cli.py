@@ -129,7 +129,7 @@ def test_json_holds_the_certificate(report):
 def test_one_belief_of_several_says_so():
     text = " ".join(succeed("solve", "coin", "--certify").split())
     # Both models fit equally well, so that either may be the one that is named.
-    assert any(f"pure 1 {theta} stable, absorbing (or others)" in text for theta in (0.25, 0.75))
+    assert any(f"pure 1 {theta} stable (or others)" in text for theta in (0.25, 0.75))
     assert "belief is in theta 0.25" in text
     assert "is safe" not in text  # the scenario calls nothing safe
     text = succeed("solve", "sycophancy", "--max-equilibria", "1")

@@ -166,7 +166,7 @@ def test_a_search_that_is_cut_short_says_so(x64, monkeypatch):
     from bnjax.equilibrium import _box
 
     # A mixture at 0.75, were it found (see test_scenarios); without a step the grid's own answer.
-    monkeypatch.setattr(_box, "_TRIPS", (0, 0))
+    monkeypatch.setattr(_box, "_MOST_TRIPS", 0)
     jax.clear_caches()
     found, possible, _ = solve_all(bn.scenarios.sycophancy(0.7, 0.8, 0.3), 0.0, 4)
     jax.clear_caches()
@@ -419,3 +419,104 @@ def test_nothing_convex_lies_below_its_bound_in_a_cell(dimension):
         assert candidates[holds].any() or walls.any()
         corners = np.asarray(nodes)[np.asarray(start)]
         assert (np.abs(corners - lower).max(1) <= np.asarray(cells.spacing).max() + 1e-6).all()
+
+
+def one_mean(sd):
+    """Both actions draw from means -1 and 1, by which one parameter is learned; 0 is the tie."""
+    return bn.GaussianProblem.from_family(
+        lambda theta: (jnp.stack([theta[0], theta[0]]), sd),
+        [-2.0],
+        [2.0],
+        mean=[-1.0, 1.0],
+        sd=sd,
+        payoff_intercept=[0.0, 0.0],
+        payoff_slope=[1.0, 0.0],
+        unique_best_fit=True,
+    )
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_equilibria_next_to_pure_play_are_not_overlooked(double):
+    # The best fit is the mean of -1 and 1 with weights s / sd^2 and 1 - s: zero at this s.
+    sd = np.array([1.0, 0.1, 0.02, 0.009, 0.003, 1e-3, 1e-4])
+    answer = sd**2 / (1 + sd**2)
+    with jax.enable_x64(double):
+
+        def solve(sd):
+            found = solve_all(one_mean(jnp.stack([sd, jnp.ones_like(sd)])), 0.0, 4)[0]
+            return found.strategy[0, 0], found.best_fit[0, 0], found.complete, found.valid.sum()
+
+        s, theta, complete, num = map(np.asarray, jax.jit(jax.vmap(solve))(jnp.asarray(sd)))
+        near = bn.equilibria(bn.scenarios.sycophancy(0.3, 0.5 - (1e-8 if double else 1e-5)))
+    np.testing.assert_allclose(s, answer, rtol=1e-9 if double else 1e-4)
+    np.testing.assert_allclose(theta, 0, atol=1e-9 if double else 1e-4)
+    assert complete.all()
+    assert (num == 1).all()
+    assert np.asarray(near.valid).sum() == 1
+    assert 0 < float(near.strategy[0, 0]) < 1e-4
+
+
+class Valley(eqx.Module):
+    """Means whose divergence is Rosenbrock's function: one minimum, in a long curved valley."""
+
+    curve: jax.Array
+    num_actions: int = eqx.field(static=True)
+
+    def __call__(self, theta):
+        means = jnp.stack([self.curve * (theta[1] - theta[0] ** 2), theta[0]])
+        others = jnp.zeros(self.num_actions - 2, means.dtype)
+        return jnp.concatenate([means, others]), jnp.ones(self.num_actions, means.dtype)
+
+
+@pytest.mark.parametrize("num_actions", [2, 3])
+def test_a_search_goes_on_along_a_curved_valley(num_actions, x64):
+    rng = np.random.default_rng(0)
+    num, others = 24, [0.0] * (num_actions - 2)
+    truth = rng.uniform(-1, 1, num)
+    tie = truth + rng.choice([-1, 1], num) * rng.uniform(0.02, 0.2, num)
+
+    def solve(curve, truth, tie):
+        problem = bn.GaussianProblem.from_family(
+            Valley(curve, num_actions),
+            [-1.3, -0.4],
+            [1.2, 1.7],
+            mean=jnp.stack([0.0, truth, *others]),
+            sd=[1.0] * num_actions,
+            payoff_intercept=jnp.stack([0.0, -tie, *(x - 5 for x in others)]),
+            payoff_slope=[0.0, 1.0, *others],
+            unique_best_fit=True,
+        )
+        found, possible, _ = solve_all(problem, 0.3, 4)
+        return found.pure, found.pure_undecided, possible.certainty
+
+    run = jax.jit(lambda *rows: jax.lax.map(lambda row: solve(*row), rows, batch_size=num))
+    want = np.zeros((num, num_actions), bool)
+    want[:, 0], want[:, 1] = truth < tie, truth > tie
+    # Too long a valley is not searched to its end, and the answer says so.
+    for curve, all_decided in ((20.0, True), (1000.0, False)):
+        pure, undecided, certainty = map(np.asarray, run(np.full(num, curve), truth, tie))
+        assert ((pure == want) | undecided).all()
+        assert (certainty != np.where(want, bn.Certainty.OUT, bn.Certainty.IN)).all()
+        assert not undecided.any() or not all_decided
+
+
+def test_derivatives_of_a_mixture_of_two_of_three_actions(x64):
+    def answer(tie):
+        problem = bn.GaussianProblem.from_family(
+            lambda theta: (jnp.stack([theta[0]] * 3), jnp.ones(3)),
+            [-2.0],
+            [2.0],
+            mean=[-1.0, 1.0, 0.0],
+            sd=[1.0] * 3,
+            payoff_intercept=jnp.stack([-tie, 0.0, -5.0]),
+            payoff_slope=[1.0, 0.0, 0.0],
+            unique_best_fit=True,
+        )
+        found = bn.equilibria(problem)
+        row = jnp.argmax(found.valid & ~found.is_pure)
+        return jnp.concatenate([found.strategy[row], found.best_fit[row]])
+
+    # The best fit 1 - 2 s is where the first two pay the same.
+    np.testing.assert_allclose(answer(0.3), [0.35, 0.65, 0, 0.3], atol=1e-12)
+    for derivative in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(derivative(answer)(0.3), [-0.5, 0.5, 0, 1], atol=1e-12)

@@ -360,3 +360,37 @@ def test_python_scalars_compile_as_arrays_do():
         return [(x.dtype, x.weak_type) for x in jax.tree.leaves(problem)]
 
     assert leaves(0.7) == leaves(np.float32(0.7)) == leaves(jnp.asarray(0.7, jnp.float32))
+
+
+def test_what_teaches_nothing_is_absorbing():
+    def two_rates(*rates):
+        return [[1 - rate, rate] for rate in rates]
+
+    def absorbing(**changes):
+        arguments = {
+            "probs": two_rates(0.5, 0.9),
+            "model_probs": [two_rates(0.25, 0.1), two_rates(0.75, 0.1)],
+            "payoff": [[0.0, 1.0], [0.0, 0.0]],
+        } | changes
+        found = bn.equilibria(bn.Problem(**arguments))
+        return bool(found.absorbing[jnp.argmax(jnp.where(found.valid, found.strategy[:, 0], 0.0))])
+
+    # Models that fit equally well and yet explain each toss differently; beliefs never settle.
+    assert not absorbing()
+    assert absorbing(model_probs=[two_rates(0.5, 0.1), two_rates(0.5, 0.9)])
+    # They disagree about what never happens, or in a model that the prior excludes.
+    assert absorbing(
+        probs=[[0.0, 0.5, 0.5], [0.2, 0.8, 0.0]],
+        model_probs=[[[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]], [[0.0, 0.5, 0.5], [0.2, 0.8, 0.0]]],
+        payoff=[[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]],
+    )
+    assert absorbing(
+        model_probs=[two_rates(0.5, 0.1), two_rates(0.5, 0.9), two_rates(0.4, 0.9)],
+        log_prior=[0.0, 0.0, -jnp.inf],
+    )
+    assert not bn.equilibria(bn.scenarios.coin()).absorbing.any()
+    # Means on either side of the truth.
+    found = bn.equilibria(
+        bn.GaussianProblem([0.0], [1.0], [[-1.0], [1.0]], [[1.0], [1.0]], [0.0], [1.0])
+    )
+    assert not found.absorbing.any()

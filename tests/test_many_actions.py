@@ -4,11 +4,12 @@ import dataclasses
 import itertools
 from fractions import Fraction
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import linprog
+from scipy.optimize import brentq, linprog
 
 import bnjax as bn
 from bnjax.equilibrium._codes import Certainty, Stability
@@ -438,3 +439,75 @@ def test_pure_equilibria_of_an_enumeration_are_those_in_rationals(x64):
         reduced = random_problems.reduced_form(arrays)
         rational = exact.exact_problem(**reduced, tol_fit=1e-9, tol_payoff=Fraction(1, 10**10))
         assert np.asarray(found.pure).tolist() == pure_in_rationals(rational), seed
+
+
+class NearAxis(eqx.Module):
+    """Two rates with |theta_0 + theta_1 - 1| <= width, and a third action that tells nothing."""
+
+    width: jax.Array
+
+    def __call__(self, theta):
+        rates = jnp.stack([theta[0], theta[1], jnp.full_like(theta[0], 0.5)])
+        return jnp.stack([1 - rates, rates], -1)
+
+    def chart(self, action, coordinates):
+        own, share = coordinates
+        low = jnp.maximum(0.0, 1 - self.width - own)
+        high = jnp.minimum(1.0, 1 + self.width - own)
+        other = low + share * (high - low)
+        return jnp.stack([other, own] if action == 1 else [own, other])
+
+    def kinks(self, action):
+        return jnp.stack([1 - self.width, self.width])
+
+
+def best_rates(first, second, width, weights):
+    """Best fit under the constraint, on whose border the misfit is convex in one rate."""
+    if abs(first + second - 1) <= width:
+        return first, second
+    total = 1 + np.sign(first + second - 1) * width
+
+    def slope(x):
+        y = total - x
+        return weights[0] * (x - first) / (x * (1 - x)) - weights[1] * (y - second) / (y * (1 - y))
+
+    low, high = max(0.0, total - 1) + 1e-12, min(1.0, total) - 1e-12
+    x = brentq(slope, low, high, xtol=1e-15)
+    return x, total - x
+
+
+def test_best_fits_on_either_side_of_a_kink_with_three_actions(x64):
+    rng = np.random.default_rng(3)
+    num, exploration = 64, 0.1
+    first, second = rng.uniform(0.02, 0.98, (2, num))
+    width, sure = rng.uniform(0.05, 0.9, num), rng.uniform(0.2, 0.8, num)
+    # One whose best fit for play of the second action lies beyond a kink.
+    first[0], second[0], width[0] = 0.8334118114224403, 0.9397443299152666, 0.7164998479218916
+
+    def solve(first, second, width, sure):
+        rates = jnp.stack([first, second, jnp.full_like(first, 0.5)])
+        problem = bn.Problem.from_family(
+            NearAxis(width),
+            [0.0, 0.0],
+            [1.0, 1.0],
+            probs=jnp.stack([1 - rates, rates], -1),
+            payoff=jnp.stack([jnp.array([0.0, 1.25]), jnp.array([0.0, 1.0]), sure * jnp.ones(2)]),
+            identified=[[True, False], [True, False], [False, False]],
+            unique_best_fit=True,
+        )
+        found = solve_all(problem, exploration, 4)[0]
+        return found.pure, found.pure_undecided
+
+    run = jax.jit(lambda rows: jax.lax.map(lambda row: solve(*row), rows, batch_size=16))
+    pure, undecided = map(np.asarray, run((first, second, width, sure)))
+    decided = 0
+    for i, action in itertools.product(range(num), range(3)):
+        play = (1 - exploration) * np.eye(3)[action] + exploration / 3
+        rates = best_rates(first[i], second[i], width[i], play)
+        payoffs = np.array([1.25 * rates[0], rates[1], sure[i]])
+        lead = payoffs[action] - np.delete(payoffs, action).max()
+        if undecided[i, action] or abs(lead) < 1e-4:
+            continue
+        decided += 1
+        assert pure[i, action] == (lead > 0)
+    assert decided > 0.9 * 3 * num

@@ -1,9 +1,9 @@
 """Minimise a smooth function over a box from a grid of starts, to the last digits.
 
 The value of a function is flat at its minimum and tells only half the digits of where that
-is; the first-order condition tells all of them. Trips are fixed, so that under `vmap` no
-element waits for another; how far they came is part of the answer. Derivatives come from the
-implicit function theorem and see nothing of the search.
+is; the first-order condition tells all of them. Whether a search arrived is part of the answer,
+by what Newton's decrement says of how much lower the function may still be. Derivatives come from
+the implicit function theorem and see nothing of the search.
 
 A divergence often has a pole where a model rules out what happens, and its slope changes by
 orders of magnitude on the way to a best fit beside that pole. The slope times the distances
@@ -21,13 +21,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from .._numerics import sum_last
 from ._tolerance import rounding_of
 
 Function = Callable[[Array], tuple[Array, Array]]
 
-# In double and single precision.
-_TRIPS_ONE_DIMENSION = (12, 8)
-_TRIPS = (10, 7)
+# In double and single precision: fixed, so that under `vmap` no element waits for another.
+_TRIPS = (12, 8)
+# In more dimensions a valley may be long and curved: as many as it takes, and then two more in
+# which nothing but the first-order condition tells points apart.
+_MOST_TRIPS, _LEVEL_TRIPS = 200, 2
 
 
 class Minimum(NamedTuple):
@@ -35,12 +38,13 @@ class Minimum(NamedTuple):
 
     ``point`` [D]; ``following`` [D] the point to which one more step would go, which is at
     the same place up to rounding where the search has converged; ``value`` at the point, inf
-    where it is infinite.
+    where it is infinite; ``converged`` whether one more step could gain no more than rounding.
     """
 
     point: Float[Array, " parameters"]
     following: Float[Array, " parameters"]
     value: Float[Array, ""]
+    converged: Bool[Array, ""]
 
 
 def minimise(
@@ -88,10 +92,6 @@ def search_in_box(
     if nodes.shape[1] == 1:
         return _OneDimension(function, nodes.shape[0], lower[0], upper[0])
     return _ProjectedNewton(function, nodes, lower, upper)
-
-
-def _trips(double_single: tuple[int, int], dtype) -> int:
-    return double_single[0 if jnp.finfo(dtype).eps < 1e-10 else 1]
 
 
 class _OneDimension:
@@ -142,7 +142,7 @@ class _OneDimension:
             return jnp.where(inside, newton, 0.5 * (lo + hi)), lo, hi
 
         bracket = self.node(start), self.node(start - 1), self.node(start + 1)
-        trips = _trips(_TRIPS_ONE_DIMENSION, lower.dtype)
+        trips = _TRIPS[0 if jnp.finfo(lower.dtype).eps < 1e-10 else 1]
         return lax.stop_gradient(lax.fori_loop(0, trips, trip, bracket)[0][None])
 
     def settle(self, point: Float[Array, "1"]) -> Minimum:
@@ -157,8 +157,11 @@ class _OneDimension:
         x = jnp.where(x <= lower, lower, jnp.where(x >= upper, upper, x))
         g, h = lax.stop_gradient(self.slope_and_curvature(x))
         step = jnp.where(h > 0, -g / jnp.where(h > 0, h, 1.0), -jnp.sign(g) * (upper - lower))
-        following = lax.stop_gradient(jnp.clip(x + step, lower, upper))
-        return Minimum(x[None], following[None], lax.stop_gradient(self.value(x[None])))
+        following = jnp.clip(x + step, lower, upper)
+        value = self.value(x[None])
+        gain = 0.5 * jnp.abs(g * (following - x))
+        rest = (following[None], value, gain <= rounding_of(value))
+        return Minimum(x[None], *lax.stop_gradient(rest))
 
 
 class _ProjectedNewton:
@@ -218,7 +221,8 @@ class _ProjectedNewton:
     def from_node(self, start: Int[Array, ""]) -> Float[Array, " parameters"]:
         top = self.top
 
-        def trip(k, z):
+        def trip(state):
+            k, z, level, share = state
             g, h = self.slope_and_curvature(z)
             free = self.free_of(z, g)
             plain = self.newton(g, h, free)
@@ -229,15 +233,16 @@ class _ProjectedNewton:
             alone = jnp.abs(jnp.diagonal(h) + tilt)
             alone = jnp.where(free & (alone > 0), -g / jnp.where(alone > 0, alone, 1.0), 0.0)
             step = jnp.where(k % 2 == 0, poles, plain)
-            straight = jnp.clip(z + step, 0.0, top)
+            # Along a valley and no longer than the box, hence not clipped before it is shortened.
+            ahead = share * step / jnp.maximum(1.0, jnp.max(jnp.abs(step)))
             trials = jnp.stack(
                 [
                     z,
                     self.bent(z, g, h, free, step),
                     self.bent(z, g, h, free, step, 0.01),
                     jnp.clip(z + jnp.where(k % 2 == 0, plain, poles), 0.0, top),
-                    z + 0.3 * (straight - z),
-                    z + 0.03 * (straight - z),
+                    jnp.clip(z + 2 * ahead, 0.0, top),
+                    jnp.clip(z + 0.5 * ahead, 0.0, top),
                     jnp.clip(z + alone, 0.01 * z, top - 0.01 * (top - z)),
                 ]
             )
@@ -245,13 +250,22 @@ class _ProjectedNewton:
             noise = rounding_of(values[0])
             best = jnp.argmin(values)
             # Where values no longer tell points apart, the first-order condition still does.
-            level = (values[best] >= values[0] - noise) & (values[1] <= values[0] + noise)
-            return trials[jnp.where(level, 1, best)]
+            flat = (values[best] >= values[0] - noise) & (values[1] <= values[0] + noise)
+            # As far as the curve of a valley allows, which is much the same from trip to trip.
+            longer, shorter = values[4] < values[0], values[5] < values[0]
+            factor = jnp.where(longer, 2.0, jnp.where(shorter, 1.0, 0.5))
+            share = jnp.clip(factor * share, 1e-4, 0.25)
+            level = jnp.where(flat, level + 1, 0)
+            return k + 1, trials[jnp.where(flat, 1, best)], level, share
 
-        trips = _trips(_TRIPS, self.nodes.dtype)
+        def goes_on(state):
+            return (state[0] < _MOST_TRIPS) & (state[2] < _LEVEL_TRIPS)
+
         begin = (self.nodes[start] - self.lower) / jnp.where(self.width > 0, self.width, 1.0)
-        z = lax.fori_loop(0, trips, trip, jnp.clip(begin, 0.0, top))
-        return lax.stop_gradient(z)
+        none = jnp.zeros((), jnp.int32)
+        share = jnp.asarray(0.1, begin.dtype)
+        end = lax.while_loop(goes_on, trip, (none, jnp.clip(begin, 0.0, top), none, share))
+        return lax.stop_gradient(end[1])
 
     def settle(self, z: Float[Array, " parameters"]) -> Minimum:
         # How z moves is a matter of the first-order condition, not of the search for it.
@@ -259,11 +273,14 @@ class _ProjectedNewton:
         now, h = lax.stop_gradient((g, h))
         free = self.free_of(z, now)
         drift = _solve_free(h, g - now, free)
-        following = self.bent(z, now, h, free, self.newton(now, h, free))
+        step = self.newton(now, h, free)
+        following = self.bent(z, now, h, free, step)
+        gain = 0.5 * jnp.abs(sum_last(jnp.where(free, now * step, 0.0)))
         z = z - jnp.where(jnp.isfinite(drift).all(), drift, 0.0)
         point = jnp.clip(self.at(z), self.lower, self.upper)
-        value = lax.stop_gradient(self.value(z))
-        return Minimum(point, lax.stop_gradient(self.at(following)), value)
+        value = self.value(z)
+        rest = (self.at(following), value, gain <= rounding_of(value))
+        return Minimum(point, *lax.stop_gradient(rest))
 
 
 Search = _OneDimension | _ProjectedNewton

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from ..problem import FamilyProblem
 from ._codes import Stability
-from ._continuum import BoxFit, Continuum
+from ._continuum import Continuum, Fit
 from ._relaxation import bounds, self_justified
 from ._results import Equilibria, Rationalizable
 from ._supporting_belief import supporting_belief
@@ -55,8 +55,7 @@ def solve_continuous_many(
     num_actions = problem.num_actions
     slack = tolerance.payoff * continuum.payoff_range
     eye = jnp.eye(num_actions, dtype=continuum.lower.dtype)
-    fits = jax.vmap(continuum.fit_in_box)(eye)
-    fit = fits.point
+    fits = jax.vmap(continuum.fit)(eye)
     pure = _pure(continuum, fits, slack)
     strategy, atoms, weight = eye, pure.atoms, pure.weight
     expected, valid = pure.expected, pure.holds
@@ -71,7 +70,7 @@ def solve_continuous_many(
     inside = self_justified(
         jnp.concatenate([eye > 0, strategy > 0]), jnp.concatenate([pure.teaches, optimal])
     )
-    excluded = _excluded(continuum, fit, slack) & jnp.all(fits.found & fits.unique)
+    excluded = _excluded(continuum, fits.theta, slack) & jnp.all(fits.found & fits.unique)
 
     order = jnp.argsort(~valid, stable=True)[:max_equilibria]
     strategy, valid, atoms, weight = strategy[order], valid[order], atoms[order], weight[order]
@@ -79,8 +78,8 @@ def solve_continuous_many(
     action = strategy.argmax(-1)
     loss = expected[order].max(-1) - jnp.where(strategy > 0, expected[order], jnp.inf).min(-1)
     width = jnp.where(continuum.payoff_range > 0, continuum.payoff_range, 1.0)
+    short = jax.vmap(continuum.shortfall)(strategy, atoms, weight)
     stability = jnp.where(pure.stable, int(Stability.STABLE), int(Stability.UNKNOWN))
-    uninformative = jnp.asarray([not any(problem.family.identifies(a)) for a in range(num_actions)])
     equilibria = Equilibria(
         strategy=strategy,
         strategy_end=strategy,
@@ -92,8 +91,8 @@ def solve_continuous_many(
         others_fit=valid & jax.vmap(continuum.others_fit)(strategy, is_pure),
         is_pure=is_pure,
         stability=jnp.where(is_pure, stability[action], int(Stability.UNKNOWN)),
-        absorbing=is_pure & uninformative[action] & (exploration == 0),
-        residual=jnp.where(valid, loss / width, 0.0),
+        absorbing=is_pure,  # if it teaches nothing, see `solve`
+        residual=jnp.where(valid, jnp.maximum(loss / width, short), 0.0),
         valid=valid,
         pure=pure.holds,
         complete=jnp.zeros((), bool),
@@ -116,17 +115,17 @@ class _Pure(NamedTuple):
     stable: Array  # [A]
 
 
-def _pure(continuum: Continuum, fits: BoxFit, slack: Array) -> _Pure:
+def _pure(continuum: Continuum, fits: Fit, slack: Array) -> _Pure:
     """Judge pure strategies by their best fits, which are sets where something is left open."""
     problem, family = continuum.problem, continuum.problem.family
     num_actions = problem.num_actions
-    fit, found, unique = fits.point, fits.found, fits.unique
-    theta = jax.vmap(family.theta)(fit)
-    payoffs = jax.vmap(problem.payoffs)(fit)
+    theta, _, found, unique = fits
+    models = jax.vmap(family.function)(theta)
+    payoffs = jax.vmap(problem.consequence.payoffs)(models)
     eye = jnp.eye(num_actions, dtype=bool)
     optimal = payoffs >= payoffs.max(-1, keepdims=True) - slack
     lead = payoffs - jnp.where(eye, -jnp.inf, payoffs).max(-1, keepdims=True)
-    refuted = jax.vmap(problem.divergence)(fit)[1].any(-1)  # by some tremble
+    refuted = jax.vmap(problem.consequence.divergence)(models)[1].any(-1)  # by some tremble
     settled = unique & (not any(continuum.never_identified))
     identified = _Pure(
         atoms=jnp.repeat(theta[:, None], num_actions, axis=1),
@@ -203,6 +202,7 @@ def _mixed_on_pairs(
 
     def solve(at, real):
         first, second = best[at], best[at + 1]
+        lead = jnp.zeros(num_actions, points.dtype).at[first].add(1.0).at[second].add(-1.0)
 
         def halve(_, ends):
             low, high = ends
@@ -212,7 +212,7 @@ def _mixed_on_pairs(
             return jnp.where(still, middle, low), jnp.where(still, high, middle)
 
         low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (points[at], points[at + 1]))
-        theta = 0.5 * (low + high)
+        theta = _root(lambda x: problem.payoffs(x) @ lead, 0.5 * (low + high))
         slope = jax.jacfwd(lambda x: problem.divergence(x)[0])(theta)[:, 0]
         explored = continuum.exploration * slope.mean()
         weight = 1 - continuum.exploration
@@ -233,6 +233,17 @@ def _mixed_on_pairs(
     return jax.vmap(solve)(at, changes[at])
 
 
+def _root(function, point: Array) -> Array:
+    """A root [1] that was found, with its derivatives."""
+
+    def divide(linear, change):
+        slope = linear(jnp.ones_like(point)[0])
+        return change / jnp.where(slope != 0, slope, jnp.inf)
+
+    x = jax.lax.stop_gradient(point[0])
+    return jax.lax.custom_root(lambda x: function(x[None]), x, lambda _, x: x, divide)[None]
+
+
 def _has_grid(family) -> bool:
     """Whether what `Family.unique_best_fit` promises about neighbouring nodes says anything."""
     return family.unique_best_fit and family.has_grid
@@ -243,7 +254,7 @@ def _excluded(continuum: Continuum, fit: Array, slack: Array) -> Array:
     problem, family = continuum.problem, continuum.problem.family
     if not _has_grid(family):
         return jnp.zeros(problem.num_actions, bool)
-    if family.dimension == 1 and not any(continuum.leaves_open):
+    if family.dimension == 1 and not (any(continuum.leaves_open) or family.has_charts):
         return _excluded_by_interval(continuum, fit, slack)
     lead = continuum.payoffs[:, None, :] - continuum.payoffs[:, :, None]  # other minus action
     everywhere = jnp.all(lead > slack, 0) & ~_turns_anywhere(problem.payoffs, continuum)

@@ -260,8 +260,6 @@ def solve_continuous_pair(
     valid = rows.valid & verified
     lo, hi = rows.lo + drift, rows.hi + drift
     strategy = jnp.stack([lo, 1 - lo], -1)
-    uninformative = [not any(problem.family.identifies(action)) for action in range(2)]
-    absorbing = jnp.where(rows.lo > 0, uninformative[0], uninformative[1]) & (exploration == 0)
     listed = (rows.num <= max_equilibria) & (num_ties <= max_equilibria)
     listed &= all_settled & jnp.all(verified | ~rows.valid)
     # Play next to a row says whether it holds; where that is in doubt, so is its stability.
@@ -280,7 +278,7 @@ def solve_continuous_pair(
         others_fit=valid & jax.vmap(pair.continuum.others_fit)(strategy, rows.is_pure),
         is_pure=rows.is_pure & valid,
         stability=jnp.where(valid, stability, int(Stability.UNKNOWN)),
-        absorbing=rows.is_pure & valid & absorbing,
+        absorbing=rows.is_pure & valid,  # if it teaches nothing, see `solve`
         residual=jnp.where(valid, residual, 0.0),
         valid=valid,
         pure=pure,

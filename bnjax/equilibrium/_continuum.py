@@ -94,6 +94,18 @@ class Continuum:
         # Huge and not infinite: 0 * inf would be NaN, and masks cost more than the product.
         return sum_last(self._finite_kl * weights)
 
+    def shortfall(
+        self,
+        strategy: Float[Array, " actions"],
+        atoms: Float[Array, "atoms parameters"],
+        weight: Float[Array, " atoms"],
+    ) -> Float[Array, ""]:
+        """By how much the worst of the thetas believed fits worse than the best node."""
+        play = self.realised(strategy)
+        value, refuted = jax.vmap(lambda theta: self.misfit(theta, play))(atoms)
+        value = jnp.where(refuted, jnp.inf, value) - self.misfit_at_nodes(play).min()
+        return jnp.max(jnp.where(weight > 0, jnp.maximum(value, 0.0), 0.0))
+
     def fit_in_box(self, strategy: Float[Array, " actions"]) -> BoxFit:
         """Best fit when every action has positive probability, in the first action's chart.
 
@@ -126,7 +138,8 @@ class Continuum:
             values = self.misfit_at_nodes(weights)
         if not self._looks:
             low = search.settle(search.from_node(jnp.argmin(values)))
-            return BoxFit(low.point, low.following, *[jnp.asarray(self._trusts)] * 2)
+            trusts = jnp.asarray(self._trusts)
+            return BoxFit(low.point, low.following, low.converged & trusts, trusts)
 
         def cells(weights):
             walls = sum_last(jnp.where(self.ruled_out, weights, 0.0)) > 0
@@ -171,7 +184,7 @@ class Continuum:
         theta = self.theta(low.point, chart)
         following = jax.vmap(lambda x: self.theta(x, chart))(lows.following)
         following = jnp.where(candidates[:, None], following, theta)
-        found = ~jnp.any(rivals & ~candidates) & self._trusts
+        found = low.converged & ~jnp.any(rivals & ~candidates) & self._trusts
         return Fit(theta, *lax.stop_gradient((following, found, jnp.asarray(self._trusts))))
 
     def _all_pieces(self) -> list[tuple[Array, Array, Array, Array]]:

@@ -39,7 +39,6 @@ from ._verify import (
     repeats,
     residual,
     rounding,
-    uninformative,
 )
 
 # More systems of equations than this are not enumerated.
@@ -377,7 +376,7 @@ def _equilibria(
         others_fit=valid_rows & tied(start, mu),
         is_pure=is_pure,
         stability=jnp.where(is_pure, pure_stability(reduced, tolerance)[start.argmax(-1)], 0),
-        absorbing=is_pure & uninformative(reduced, tolerance)[start.argmax(-1)],
+        absorbing=is_pure,  # if it teaches nothing, see `solve`
         residual=jnp.where(valid_rows, left_over[order], 0.0),
         valid=valid_rows,
         pure=pure,

@@ -30,7 +30,6 @@ from ._verify import (
     pure_stability,
     repeats,
     residual,
-    uninformative,
 )
 
 # Pairs of actions on which mixed equilibria are looked for at a time.
@@ -96,7 +95,7 @@ def solve_by_relaxation(
         others_fit=rows & tied(start, mu),
         is_pure=is_pure,
         stability=jnp.where(is_pure, pure_stability(reduced, tolerance)[action], 0),
-        absorbing=is_pure & uninformative(reduced, tolerance)[action],
+        absorbing=is_pure,  # if it teaches nothing, see `solve`
         residual=jnp.where(rows, jnp.maximum(check(start, mu), check(end, mu)), 0.0),
         valid=rows,
         pure=supported.holds,

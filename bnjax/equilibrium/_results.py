@@ -36,7 +36,8 @@ class Equilibria(eqx.Module):
     is_pure : [E] whether the component is one pure strategy and nothing else.
     stability : [E] codes of `Stability` under the mean-field dynamics with small trembles;
         pieces of one continuum have that of the whole.
-    absorbing : [E] whether it is pure and what is played there teaches nothing at all.
+    absorbing : [E] whether it is pure and what is played there, trembles included, teaches
+        nothing at all: models of the support agree on its consequences, so that no belief moves.
     residual : [E] the larger of the misfit (nats) and the loss (share of the payoff range)
         that verification left, at the worse end of a segment (in between it is no larger).
     valid : [E] which rows are equilibria.

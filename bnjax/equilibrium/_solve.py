@@ -70,6 +70,9 @@ def solve(
     the exploration or a tolerance makes no sense, nothing is claimed.
     """
     found, possible, valid = _solve(problem, exploration, max_equilibria, tolerance)
+    teaches = problem.teaches()
+    learned = teaches[found.strategy.argmax(-1)] | ((exploration > 0) & jnp.any(teaches))
+    found = dataclasses.replace(found, absorbing=found.absorbing & ~learned)
     # Concrete ones were judged on the host. NaN compares false.
     valid &= (exploration >= 0) & (exploration <= 1)
     valid &= (tolerance.fit >= 0) & (tolerance.payoff >= 0)

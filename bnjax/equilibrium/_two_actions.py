@@ -16,7 +16,7 @@ from ._envelope import Walk, walk
 from ._lanes import in_lanes, kept
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance, least_payoff_range
-from ._verify import admissible, misfit, payoff_range, residual, uninformative
+from ._verify import admissible, misfit, payoff_range, residual
 
 
 def solve_two_actions(
@@ -59,7 +59,6 @@ def solve_two_actions(
     check = jax.vmap(lambda sigma, mu: residual(reduced, sigma, mu))
     left_over = jnp.maximum(check(strategy, belief), check(strategy_end, belief))
     tied = jax.vmap(lambda row, mu: jnp.any((_misfit(reduced, *row) <= tolerance.fit) & (mu <= 0)))
-    flat = uninformative(reduced, tolerance)
     equilibria = Equilibria(
         strategy=strategy,
         strategy_end=strategy_end,
@@ -71,7 +70,7 @@ def solve_two_actions(
         others_fit=rows.valid & tied((rows.lo, rows.hi), belief),
         is_pure=rows.is_pure & rows.valid,
         stability=jnp.where(rows.valid, rows.stability, 0),
-        absorbing=rows.is_pure & rows.valid & jnp.where(rows.lo > 0, flat[0], flat[1]),
+        absorbing=rows.is_pure & rows.valid,  # if it teaches nothing, see `solve`
         residual=jnp.where(rows.valid, left_over, 0.0),
         valid=rows.valid,
         pure=pure,

@@ -54,14 +54,6 @@ def others_fit(
     return jnp.any((misfit(reduced, strategy) <= tolerance.fit) & ~(belief > 0))
 
 
-def uninformative(reduced: ReducedForm, tolerance: Tolerance) -> Bool[Array, " actions"]:
-    """Actions after which every supported model fits equally well, so that nothing is learned."""
-    supported = reduced.support[:, None]
-    high = jnp.max(jnp.where(supported, reduced.kl, -jnp.inf), 0)
-    low = jnp.min(jnp.where(supported, reduced.kl, jnp.inf), 0)
-    return (high - low <= tolerance.fit) & ~(reduced.ruled_out & supported).any(0)
-
-
 def pure_stability(reduced: ReducedForm, tolerance: Tolerance) -> Int[Array, " actions"]:
     """Whether play that trembles a little returns to each pure strategy.
 
