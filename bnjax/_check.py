@@ -61,7 +61,8 @@ def check_finite(name: str, array: Array) -> None:
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             where = tuple(int(i) for i in bad[0])
-            raise ValueError(f"`{name}` must be finite; got {values[where]} at index {where}.")
+            at = f" at index {where}" if where else ""
+            raise ValueError(f"`{name}` must be finite; got {values[where]}{at}.")
 
 
 def check_positive(name: str, array: Array) -> None:
@@ -100,6 +101,13 @@ def check_probabilities(name: str, array: Array) -> None:
         )
 
 
+def finite_number(name: str, value: ArrayLike) -> Array:
+    """Return a scalar as a float array; a concrete one must be finite."""
+    array = as_float(name, value, ndim=0)
+    check_finite(name, array)
+    return array
+
+
 def check_exploration(exploration: ArrayLike) -> Array:
     """Return the tremble as a float array; a concrete one must be a probability."""
     array = as_float("exploration", exploration, ndim=0)
@@ -115,10 +123,24 @@ def whole(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_key(key: Any) -> None:
+    """Raise unless it is one JAX key, typed or raw."""
+    fine = isinstance(key, (jax.Array, np.ndarray))
+    if fine and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        fine = key.ndim == 0
+    elif fine:
+        fine = key.dtype == jnp.uint32 and key.ndim == 1
+    if not fine:
+        got = f"an array {key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else repr(key)
+        raise ValueError(f"`key` must be one JAX key, such as jax.random.key(0); got {got}.")
+
+
 def as_names(name: str, names: Sequence[str] | None, size: int, prefix: str) -> tuple[str, ...]:
     """Return one name an entry, made up from ``prefix`` where none are given."""
     if names is None:
         return tuple(f"{prefix} {i}" for i in range(size))
+    if not isinstance(names, Sequence):
+        raise ValueError(f"`{name}` must be {size} distinct names; got {names!r}.")
     names = tuple(str(n) for n in names)
     if len(names) != size or len(set(names)) != size:
         raise ValueError(f"`{name}` must be {size} distinct names; got {names}.")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ._check import is_concrete
+from .problem import check_problem
 
 NO_SENSE = "the numbers of the problem make no sense"
 
@@ -38,6 +39,7 @@ def check_one(name: str, array: Array, ndim: int, problem: Any, num_actions: int
             f"a summary is of one problem; this {name} holds a batch of {batch_of(array, ndim)}: "
             "index it first, for example with `jax.tree.map(lambda x: x[0], result)`."
         )
+    check_problem(problem)
     if problem.num_actions != num_actions:
         raise ValueError(
             f"`problem` must be the one that was solved, with {num_actions} actions; got one with "

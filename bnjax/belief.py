@@ -267,3 +267,11 @@ def steps_between_refreshes(
     nats = (exponent - int(info.minexp) - digits) * math.log(2) - math.log(num_models)
     steps = jnp.floor(nats / jnp.maximum(log_range, nats * 1e-6))
     return jnp.maximum(steps, 1).astype(jnp.int32), 2.0**exponent
+
+
+def check_memory(memory: Any) -> None:
+    """Refuse what is no memory."""
+    if not isinstance(memory, AbstractMemory):
+        raise ValueError(
+            f"`memory` must be a bnjax memory, such as bn.PerfectMemory(); got {memory!r}."
+        )

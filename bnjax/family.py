@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._check import as_float, as_names, check_finite, check_shape, is_concrete
+from ._check import as_float, as_names, check_finite, check_shape, check_some, is_concrete, whole
 
 # Grid points along each coordinate from which a best fit is polished, by dimension; beyond
 # four dimensions a tensor grid is no longer affordable and a low-discrepancy set replaces it.
@@ -87,6 +87,7 @@ class Family(eqx.Module):
         self.function = function if isinstance(function, eqx.Module) else _PlainFunction(function)
         self.lower = as_float("lower", lower, ndim=1)
         self.upper = as_float("upper", upper, ndim=1)
+        check_some("lower", self.lower.shape[0], "parameter")
         check_shape("upper", self.upper, self.lower.shape, "parameters, as `lower` has")
         for name in ("lower", "upper"):
             check_finite(name, getattr(self, name))
@@ -96,12 +97,22 @@ class Family(eqx.Module):
                 f"{np.asarray(self.upper)}."
             )
         if identified is not None:
-            identified = tuple(tuple(bool(flag) for flag in row) for row in identified)
+            try:
+                identified = tuple(tuple(map(bool, row)) for row in identified)
+            except TypeError:
+                raise ValueError(
+                    f"`identified` must be a row of booleans for each action; got {identified!r}."
+                ) from None
             if any(len(row) != self.dimension for row in identified):
                 raise ValueError(
                     f"`identified` must have {self.dimension} booleans in each row (one a "
                     f"parameter); got {identified}."
                 )
+        if not isinstance(unique_best_fit, (bool, np.bool_)):
+            raise ValueError(
+                "`unique_best_fit` is a promise and must be True or False; got "
+                f"{unique_best_fit!r}."
+            )
         self.identified = identified
         self.unique_best_fit = bool(unique_best_fit)
         self.parameter_names = as_names("parameter_names", parameter_names, self.dimension, "theta")
@@ -156,7 +167,7 @@ class Family(eqx.Module):
 
     def unit_nodes(self, num: int | None = None) -> np.ndarray:
         """Nodes [G, D] in the unit box: an even grid, bounds included, or a spread-out set."""
-        if num is not None and num < 2:
+        if num is not None and whole("num", num) < 2:
             raise ValueError(f"`num` must be at least 2 points a coordinate; got {num}.")
         if num is None and not self.has_grid:
             return _kronecker_sequence(_NODES_IN_HIGH_DIMENSION, self.dimension)

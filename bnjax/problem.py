@@ -20,6 +20,7 @@ from ._check import (
     as_float,
     as_names,
     as_safe,
+    check_finite,
     check_shape,
     check_some,
     is_concrete,
@@ -168,6 +169,12 @@ class AbstractFiniteProblem(AbstractProblem):
         return everything & self.consequence.is_valid() & self.reduced_form().is_valid()
 
 
+def check_problem(problem: Any) -> None:
+    """Refuse what is no problem."""
+    if not isinstance(problem, AbstractProblem):
+        raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
+
+
 def _as_log_prior(log_prior: Any, num_models: int) -> Array:
     """Return normalised log-weights [M]; -inf marks a model outside the support."""
     if log_prior is None:
@@ -193,6 +200,7 @@ def _as_theta(theta: Any, num_models: int) -> Array:
         raise ValueError(
             f"`theta` must have shape [{num_models}, D] = [models, parameters]; got {array.shape}."
         )
+    check_finite("theta", array)
     return array
 
 
@@ -458,7 +466,13 @@ class FamilyProblem(AbstractProblem):
     def _check_family(self) -> None:
         if not is_concrete(self):
             return
-        models = jax.vmap(self.family.model)(self.family.nodes())
+        try:
+            models = jax.vmap(self.family.model)(self.family.nodes())
+        except jax.errors.JAXTypeError as error:
+            raise ValueError(
+                "`function` must work for a theta that is traced, as `jax.vmap` would have it: no "
+                f"`if`, `float` or `int` on it. JAX says: {str(error).splitlines()[0]}"
+            ) from error
         if isinstance(self.consequence, Gaussian):
             pair = isinstance(models, tuple) and len(models) == 2
             if not pair or not all(isinstance(x, jax.Array) for x in models):

@@ -322,8 +322,16 @@ def test_host_memory_is_what_the_results_need(diagram):
             "`exploration` must be a probability in [0, 1]; got 1.5.",
         ),
         ({"share": [0.5]}, {"exploration": -1.0}, "`exploration` must be a probability in [0, 1]"),
-        ({"share": [0.5]}, {"tol_fit": -1.0}, "`tol_fit` must be a non-negative number; got -1."),
-        ({"share": [0.5]}, {"max_equilibria": 0}, "`max_equilibria` must be a positive integer"),
+        (
+            {"share": [0.5]},
+            {"tol_fit": -1.0},
+            "`tol_fit` must be a finite number",
+        ),
+        (
+            {"share": [0.5]},
+            {"max_equilibria": 0},
+            "`max_equilibria` must be a whole",
+        ),
     ],
 )
 def test_errors_say_what_is_wrong(axes, options, message):

@@ -540,6 +540,13 @@ def test_absorbing_equilibria_that_are_not_stable_are_open_circles():
     assert "absorbing, not stable" in legend_of(figure)
 
 
+def test_legend_under_a_strip_of_many_actions_is_not_cut_off():
+    figure = bn.plot.bifurcation(
+        "overconfidence", "delta", [0.1, 0.2, 0.45], fixed={"num_efforts": 9}
+    )
+    assert_readable(figure)
+
+
 def test_strip_shows_what_is_rationalizable():
     figure = bn.plot.bifurcation(three_models, "p_honest", VALUES, fixed={"p_sycophantic": 0.7})
     (strip,) = figure.axes[0].child_axes

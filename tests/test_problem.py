@@ -106,6 +106,7 @@ def gaussian(**changes):
         (replaced(safe=["action 0"]), r"`safe` must be .*got \['action 0'\]"),
         (replaced(model_probs=np.zeros((0, 2, 2))), "`model_probs` must hold at least one model"),
         (replaced(theta=[1.0, 2.0, 3.0]), "`theta` must have shape"),
+        (replaced(theta=[1.0, np.nan]), r"`theta` must be finite; got nan at index \(1, 0\)"),
         (replaced(action_names=["a", "a"]), "`action_names` must be 2 distinct names"),
         (replaced(probs="x"), "`probs` must be an array of numbers"),
         (
@@ -130,6 +131,27 @@ def gaussian(**changes):
             lambda: bn.rationalizable(bn.Problem(**GOOD)).summary(bn.scenarios.overconfidence()),
             "`problem` must be the one that was solved",
         ),
+        (
+            lambda: bn.equilibria(bn.Problem(**GOOD)).summary(bn.scenarios.sycophancy()),
+            "with 2 models; got one with a continuum of models",
+        ),
+        (
+            lambda: bn.equilibria(bn.scenarios.sycophancy()).summary(bn.scenarios.monopolist()),
+            r"parameters \('a', 'b'\)",
+        ),
+        (
+            lambda: bn.equilibria(bn.scenarios.sycophancy()).summary(None),
+            "`problem` must be a",
+        ),
+        (lambda: bn.scenarios.sycophancy().discretize(1), "`num` must be at least 2 points"),
+        (lambda: bn.scenarios.monopolist(np.nan), "`demand_low` must be finite; got nan."),
+        (lambda: bn.scenarios.overconfidence(ability=np.inf), "`ability` must be finite"),
+        (lambda: bn.scenarios.deception(gain=np.nan), "`gain` must be finite"),
+        (
+            lambda: bn.equilibria(bn.Problem(**GOOD), tol_payoff=np.inf),
+            "`tol_payoff` must be a",
+        ),
+        (lambda: bn.equilibria(bn.Problem(**GOOD), max_equilibria=10**12), "at most 1000000"),
         (lambda: bn.phase(bn.Problem(**GOOD)), "`problem.safe` must be given"),
         (lambda: bn.equilibria(bn.Problem(**GOOD), 1.5), "`exploration` must be a probability"),
         (
@@ -187,6 +209,8 @@ def affine(theta):
         (dict(function=lambda theta: 2 * affine(theta)), r"`function\(theta\)` must sum to one"),
         (dict(function=lambda theta: [theta, theta]), "`function` must return an array of prob"),
         (dict(lower=[0.0], upper=[0.0]), "`function` must allow"),
+        (dict(lower=[], upper=[]), "`lower` must hold at least one parameter"),
+        (dict(function=lambda theta: float(theta[0])), "`function` must work for a theta that is"),
     ],
 )
 def test_bad_families_are_refused(changes, message):

@@ -112,11 +112,12 @@ def test_policies_memories_and_exploration_along_an_axis():
     [
         ({"method": "guess"}, '`method` must be "exact" or "simulate"; got'),
         ({"method": "simulate"}, "`key` must be a JAX key"),
+        ({"method": "simulate", "key": jax.random.split(KEY)}, r"got an array key<fry>\[2\]"),
         ({"num_agents": 5}, '`num_agents` is for `method="simulate"`'),
         ({"key": KEY}, '`key` is for `method="simulate"`'),
         ({**POPULATION, "num_steps": 0}, "`num_steps` must be a whole number of at least 1"),
     ],
-    ids=["method", "no key", "agents alone", "key alone", "steps"],
+    ids=["method", "no key", "keys", "agents alone", "key alone", "steps"],
 )
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
@@ -152,7 +153,8 @@ def test_picture(simulated):
 
 
 def test_picture_of_a_strip(simulated):
-    assert_readable(bn.plot.simulated_diagram(simulated.isel(p_honest=1)))
+    long = "sycophancy: p_sycophantic = 0.7, width = 0, exploration = 0; 100 learners in each cell"
+    assert_readable(bn.plot.simulated_diagram(simulated.isel(p_honest=1), title=long))
 
 
 def test_pictures_of_what_was_not_simulated(simulated):

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from .._check import check_exploration, whole
+from .._check import check_exploration, check_key, is_concrete, whole
 from .._devices import mesh
 from .._scenario import find_scenario
-from ..belief import AbstractMemory, PerfectMemory
+from ..belief import AbstractMemory, PerfectMemory, check_memory
 from ..equilibrium._solve import check_rows
 from ..equilibrium._tolerance import default_tolerance
 from ..problem import AbstractProblem
-from ..response import AbstractPolicy, BestResponse
+from ..response import AbstractPolicy, BestResponse, check_policy
 from ._arguments import EXPLORATION, arguments, as_array, axis, is_traced, plain
 from ._dataset import label
 from ._exact import Exact
@@ -126,10 +126,15 @@ def phase_diagram(
     if not isinstance(axes, Mapping):
         raise ValueError(f"`axes` must map names to values; got {axes!r}.")
     grid = {name: axis(name, values) for name, values in axes.items()}
+    if not isinstance(fixed, Mapping | None):
+        raise ValueError(f"`fixed` must map names to values; got {fixed!r}.")
+    if progress is not None and not callable(progress):
+        raise ValueError(f"`progress` must be a function or None; got {progress!r}.")
     fixed = dict(fixed or {})
+    tremble = check_exploration(exploration)
     used = arguments(scenario, grid, fixed)
     if EXPLORATION in grid:
-        if np.ndim(exploration) or float(np.asarray(exploration)) != 0:
+        if not is_concrete(tremble) or float(tremble) != 0:
             raise ValueError(
                 "`exploration` must be given once: it is an axis, and `exploration="
                 f"{exploration}` was given too."
@@ -143,7 +148,7 @@ def phase_diagram(
     names, static_items = tuple(sorted(grid)), tuple(sorted(static.items()))
     plan = Plan(Exact(max_equilibria), scenario, names, static_items, mesh())
     # Traced from here on, hence judged here.
-    tremble = check_exploration(exploration).astype(jnp.result_type(float))
+    tremble = tremble.astype(jnp.result_type(float))
     tolerance = default_tolerance(tremble.dtype, tol_fit, tol_payoff)
     shared = Shared(
         {name: as_array(value) for name, value in fixed.items() if name not in static},
@@ -208,6 +213,11 @@ def _simulated(
         return None
     if key is None:
         raise ValueError('`key` must be a JAX key for `method="simulate"`; got None.')
+    check_key(key)
+    if policy is not None:
+        check_policy(policy)
+    if memory is not None:
+        check_memory(memory)
     agents = _AGENTS if num_agents is None else whole("num_agents", num_agents)
     return Simulated(agents, _STEPS if num_steps is None else whole("num_steps", num_steps))
 

@@ -92,18 +92,17 @@ class _Pair:
         turn = lead[0] - lead[1]
         return jnp.where(turn != 0, self.intended(-lead[1] / jnp.where(turn != 0, turn, 1.0)), 0.0)
 
-    def fitted_by(self, theta: Float[Array, " parameters"]) -> Float[Array, ""]:
-        """Intended play at which the misfit is most level at a theta, in units of the box."""
-        slopes = jax.jacfwd(
-            lambda theta: self.problem.consequence.divergence(self.problem.family.function(theta))[
-                0
-            ]
-        )(theta)
-        slopes = jnp.where(jnp.isfinite(slopes), slopes, 0.0) * self.scale
-        turn = slopes[1] - slopes[0]
-        size = sum_last(turn * turn)
-        weight = sum_last(slopes[1] * turn) / jnp.where(size > 0, size, 1.0)
-        return jnp.where(size > 0, self.intended(weight), 0.0)
+    def fitted_by(self, first: Array, second: Array, way: Array) -> Float[Array, ""]:
+        """Intended play at which the misfit is level some way along from one theta to another."""
+        ahead = second - first
+
+        def divergence(theta):
+            return self.problem.consequence.divergence(self.problem.family.function(theta))[0]
+
+        slope = jax.jvp(divergence, (first + way * ahead,), (ahead,))[1]
+        slope = jnp.where(jnp.isfinite(slope).all(), slope, 0.0)
+        turn = slope[1] - slope[0]
+        return jnp.where(turn != 0, self.intended(slope[1] / jnp.where(turn != 0, turn, 1.0)), 0.0)
 
     def share(self, first: Array, second: Array) -> Float[Array, ""]:
         """Weight on the first of two thetas at which a belief in both is indifferent."""
@@ -410,7 +409,7 @@ def _change(
         a, b, weight = state
         way = share((a[0], a[1] * weight[0]), (b[0], b[1] * weight[1]))
         halfway = 0.5 * (a[0] + b[0])
-        steps = [pair.fitted_by(a[2] + way * (b[2] - a[2])), a[0] + way * (b[0] - a[0]), halfway]
+        steps = [pair.fitted_by(a[2], b[2], way), a[0] + way * (b[0] - a[0]), halfway]
         if may_jump:
             steps.insert(1, pair.lines_cross(a[2], b[2]))
         s = jnp.stack(steps)[k % len(steps)]

@@ -48,10 +48,13 @@ def equilibria(
 
     An intended strategy sigma is an equilibrium if some belief over the models that fit best
     what sigma (after trembling) brings about makes every action that sigma plays optimal
-    (Esponda and Pouzo 2016). With two actions the answer is exact: every
-    component, isolated or not. With more, it is exact as long as the models and actions are
-    few enough to enumerate all vertices of the two best-reply complexes, and otherwise lists
-    verified equilibria on at most two actions, without a claim to be complete.
+    (Esponda and Pouzo 2016). With two actions and finitely many models the answer is exact: every
+    component, isolated or not. With more actions, it is exact as long as the models and actions
+    are few enough to enumerate all vertices of the two best-reply complexes, and otherwise lists
+    verified equilibria on at most two actions, without a claim to be complete. With a continuum
+    of models, two actions are solved as completely as the family promises
+    (`Family.unique_best_fit`); of more, pure equilibria are listed, and with one parameter those
+    on two actions.
 
     Parameters
     ----------
@@ -123,6 +126,10 @@ def rationalizable(
     other models counts, since play just before the limit is within any positive ``tol_fit`` of
     it: in doubt, an action is not excluded. At ``tol_fit = 0`` such a tie does not count.
     `certify` has the same rule.
+
+    With more than two actions and a continuum of models in several parameters, an action is
+    excluded only by dominance over the whole box, so that many stay UNDECIDED; `certify` decides
+    on a grid (`FamilyProblem.discretize`).
 
     Examples
     --------

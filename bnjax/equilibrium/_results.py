@@ -93,6 +93,13 @@ class Equilibria(eqx.Module):
             One line an equilibrium.
         """
         check_one("Equilibria", self.valid, 1, problem, self.strategy.shape[-1])
+        models = None if self.belief is None else self.belief.shape[-1]
+        num_models = getattr(problem, "num_models", None)
+        if num_models != models or len(problem.parameter_names) != self.best_fit.shape[-1]:
+            raise ValueError(
+                f"`problem` must be the one that was solved, with {_models(models)}; got one with "
+                f"{_models(num_models)} and parameters {problem.parameter_names}."
+            )
         if _is_invalid(self):
             return f"equilibria: none, because {NO_SENSE}"
         rows = [e for e in range(self.valid.shape[0]) if bool(self.valid[e])]
@@ -205,3 +212,7 @@ def _what_is_open(problem: Any) -> str:
 
 def _is_invalid(result: Equilibria | Rationalizable) -> bool:
     return bool(np.isnan(np.asarray(result.tol_fit)))
+
+
+def _models(number: int | None) -> str:
+    return "a continuum of models" if number is None else f"{number} models"

@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .._check import check_exploration, is_concrete
-from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
+from .._check import check_exploration, is_concrete, whole
+from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem, check_problem
 from ._codes import Certainty, Stability
 from ._continuous_many import solve_continuous_many
 from ._continuous_pair import solve_continuous_pair
@@ -18,6 +18,9 @@ from ._relaxation import solve_by_relaxation
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance, default_tolerance
 from ._two_actions import solve_two_actions
+
+# Rows of an answer that anybody could read.
+_MOST_ROWS = 1_000_000
 
 
 def problem_dtype(problem: AbstractProblem):
@@ -32,8 +35,7 @@ def prepare(
     tol_payoff: ArrayLike | None,
 ) -> tuple[Float[Array, ""], Tolerance]:
     """Check the arguments that all solvers share, on the host where they have values."""
-    if not isinstance(problem, AbstractProblem):
-        raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
+    check_problem(problem)
     if batch := problem.consequence.batch_shape:
         raise ValueError(
             f"`problem` must be one problem; this one is a batch of {batch}: use `jax.vmap`, for "
@@ -53,8 +55,8 @@ def check_rows(max_equilibria: Any) -> None:
             "shape of the answer; got a traced value: pass it to `jax.jit` as static, for example "
             'with `static_argnames="max_equilibria"`.'
         )
-    if not isinstance(max_equilibria, int) or max_equilibria < 1:
-        raise ValueError(f"`max_equilibria` must be a positive integer; got {max_equilibria!r}.")
+    if whole("max_equilibria", max_equilibria) > _MOST_ROWS:
+        raise ValueError(f"`max_equilibria` must be at most {_MOST_ROWS}; got {max_equilibria}.")
 
 
 def solve(

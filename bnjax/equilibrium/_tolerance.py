@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -56,6 +57,6 @@ def rounding_of(divergence: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
 
 def _as_tolerance(name: str, value: ArrayLike | None, default: float, dtype) -> Array:
     array = as_float(name, default if value is None else value, ndim=0).astype(dtype)
-    if is_concrete(array) and not float(array) >= 0:
-        raise ValueError(f"`{name}` must be a non-negative number; got {float(array):g}.")
+    if is_concrete(array) and not 0 <= float(array) < math.inf:
+        raise ValueError(f"`{name}` must be a finite number of at least 0; got {float(array):g}.")
     return array

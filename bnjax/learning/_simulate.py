@@ -13,10 +13,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from .._check import as_float, check_exploration, is_concrete, whole
+from .._check import as_float, check_exploration, check_key, is_concrete, whole
 from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split
-from ..belief import AbstractMemory, PerfectMemory, likelihood
-from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
+from ..belief import AbstractMemory, PerfectMemory, check_memory, likelihood
+from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem, check_problem
 from ..response import AbstractPolicy, BestResponse, check_policy
 from ._agent import Agent
 from ._blocked import can_run_blocked, run_blocked
@@ -107,10 +107,8 @@ def simulate(
     policy = BestResponse() if policy is None else policy
     check_policy(policy)
     memory = PerfectMemory() if memory is None else memory
-    if not isinstance(memory, AbstractMemory):
-        raise ValueError(
-            f"`memory` must be a bnjax memory, such as bn.PerfectMemory(); got {memory!r}."
-        )
+    check_memory(memory)
+    check_key(key)
     if record is not None and not isinstance(record, (Trajectory, Running)):
         raise ValueError(f"`record` must be bn.Trajectory, bn.Running or None; got {record!r}.")
     prior = _log_prior(log_prior, problem, num_agents)
@@ -141,8 +139,8 @@ def as_finite(problem: AbstractProblem) -> AbstractFiniteProblem:
     """The problem itself, or on the solver's grid if its models are a continuum."""
     if isinstance(problem, FamilyProblem):
         return problem.discretize()
-    if not isinstance(problem, AbstractFiniteProblem):
-        raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
+    check_problem(problem)
+    assert isinstance(problem, AbstractFiniteProblem)
     return problem
 
 

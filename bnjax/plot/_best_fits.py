@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from .._check import check_exploration
 from ..equilibrium import Equilibria, Stability, equilibria
 from ..equilibrium._continuum import Continuum
-from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
+from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem, check_problem
 from ._names import probability_of, words
 from ._page import dress, figure_of, legend_below
 from ._runs import runs, with_half_steps
@@ -52,6 +52,7 @@ def best_fit_curve(
     ValueError
         If there are not two actions, or ``ax`` is given and theta has several dimensions.
     """
+    check_problem(problem)
     if problem.num_actions != 2:
         raise ValueError(f"`problem` must have two actions; got {problem.num_actions}.")
     tremble = check_exploration(exploration)

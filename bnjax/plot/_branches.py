@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from .._check import check_exploration
+from .._check import as_float, check_exploration
 from .._scenario import find_scenario
 from ..equilibrium import Certainty, Equilibria, Stability, equilibria, rationalizable
 from ..problem import AbstractProblem
@@ -88,7 +88,7 @@ def bifurcation(
     found, possible = jax.tree.map(
         np.asarray, jax.vmap(lambda value: _solutions(*build(value)))(jnp.asarray(grid))
     )
-    figure, ax, _ = canvas(ax, COLUMN, 3.3)
+    figure, ax, own = canvas(ax, COLUMN, 3.3)
     used = {
         *_draw_continua(ax, grid, found, chosen),
         *_draw_branches(ax, grid, found, chosen),
@@ -102,10 +102,13 @@ def bifurcation(
     strip.tick_params(left=False)
     patches = [Patch(facecolor=_POSSIBLE[c][0], label=_POSSIBLE[c][1]) for c in certainties]
     legend_below(strip, [*_branch_handles(used), *patches], columns=2)
+    if own:  # the strip's share of the axes changes with them: one round of layout is not enough
+        figure.draw_without_rendering()
     return figure
 
 
 def _increasing(name: str, values: Any) -> np.ndarray:
+    as_float(name, values)  # or an error that says so; what is drawn stays as it was given
     array = np.asarray(values, float)
     if array.ndim != 1 or len(array) < 2:
         raise ValueError(f"`{name}` must hold at least two values; got shape {array.shape}.")

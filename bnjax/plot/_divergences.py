@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..equilibrium._continuum import Continuum
-from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem
+from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem, check_problem
 from ._names import words
 from ._page import canvas, dress, legend_below
 from ._style import ACTION_COLOURS, COLUMN, DOT, LINE, action_style, is_named
@@ -43,6 +43,7 @@ def divergences(problem: AbstractProblem, *, ax: Axes | None = None) -> Figure:
     ValueError
         If theta has more than one dimension.
     """
+    check_problem(problem)
     theta, kl, best = _divergence_curves(problem)
     figure, ax, _ = canvas(ax, COLUMN, 2.7)
     listed = not isinstance(problem, FamilyProblem)

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from .._check import check_exploration
 from ..equilibrium import Stability, equilibria
 from ..learning import Simulation
-from ..problem import AbstractProblem
+from ..problem import AbstractProblem, check_problem
 from ._names import words
 from ._page import dress, legend_below
 from ._style import COLUMN, FONT, LINE, action_style, is_named
@@ -53,6 +53,11 @@ def learning(
     ValueError
         If the simulation has no trajectory, or is a batch of populations.
     """
+    check_problem(problem)
+    if not isinstance(simulation, Simulation):
+        raise ValueError(
+            f"`simulation` must be what bn.simulate returns; got {type(simulation).__name__}."
+        )
     shots = simulation.trajectory
     if shots is None:
         raise ValueError("`simulation` must have a trajectory: simulate with `bn.Trajectory`.")

@@ -73,7 +73,7 @@ def simulated_diagram(
     order = (y, x) if y else (x,)
     frequency = np.atleast_2d(dataset["frequency"].sel(action=action).transpose(*order).values)
 
-    above = textwrap.wrap(title or "", 56)
+    above = textwrap.wrap(title or "", 48)
     figure, ax, own = canvas(ax, COLUMN, (COLUMN if y else 1.45) + 0.18 * len(above))
     edges_x, edges_y = cell_edges(axis_x), cell_edges(axis_y)
     mesh = ax.pcolormesh(

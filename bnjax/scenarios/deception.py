@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import as_float, is_concrete
+from .._check import finite_number, is_concrete
 from .._consequence import Categorical
 from ..family import Family
 from ..problem import FamilyProblem
@@ -83,7 +83,7 @@ def deception(
                 "belief of this agent would survive."
             )
     payoffs = {"gain": gain, "penalty": penalty, "honest_payoff": honest_payoff}
-    gain, penalty, honest = (as_float(name, value, ndim=0) for name, value in payoffs.items())
+    gain, penalty, honest = (finite_number(name, value) for name, value in payoffs.items())
     zero, one = jnp.zeros_like(p_detect), jnp.ones_like(p_detect)
     probs = jnp.stack([jnp.stack([1 - p_detect, p_detect, zero]), jnp.stack([zero, zero, one])])
     payoff = jnp.stack([jnp.stack([gain, -penalty, zero]), jnp.stack([zero, zero, honest])])

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import as_float
+from .._check import finite_number
 from .._consequence import Gaussian
 from ..family import Family
 from ..problem import FamilyProblem
@@ -78,7 +78,7 @@ def monopolist(demand_low: ArrayLike = 34.0, demand_high: ArrayLike = 2.0) -> Fa
     mixed: price 2 0.97222..., price 10 0.0277... (stable; best fit (40, 3.33333))
     """
     mean = jnp.stack(
-        [as_float("demand_low", demand_low, 0), as_float("demand_high", demand_high, 0)]
+        [finite_number("demand_low", demand_low), finite_number("demand_high", demand_high)]
     )
     prices = jnp.asarray(_PRICES, mean.dtype)
     truth = Gaussian(mean, jnp.ones_like(mean), jnp.zeros_like(mean), prices)

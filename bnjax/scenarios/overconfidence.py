@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import as_float, is_concrete
+from .._check import as_float, finite_number, is_concrete, whole
 from .._consequence import Gaussian
 from ..family import Family
 from ..problem import FamilyProblem
@@ -73,13 +73,13 @@ def overconfidence(
             "`num_efforts` sets the shape of the problem and cannot be traced: it is no axis of a "
             "diagram, and under `jax.jit` it must be static."
         )
-    if not isinstance(num_efforts, int) or num_efforts < 2:
-        raise ValueError(f"`num_efforts` must be an integer of at least 2; got {num_efforts!r}.")
+    if whole("num_efforts", num_efforts) < 2:
+        raise ValueError(f"`num_efforts` must be at least 2; got {num_efforts}.")
     delta = as_float("delta", delta, ndim=0)
     if is_concrete(delta) and not 0 <= float(delta) < 0.5:
         raise ValueError(f"`delta` must lie in [0, 1/2); got {float(delta):g}.")
-    ability = as_float("ability", ability, ndim=0)
-    fundamental = as_float("fundamental", fundamental, ndim=0)
+    ability = finite_number("ability", ability)
+    fundamental = finite_number("fundamental", fundamental)
     root = fundamental - (1 - jnp.sqrt(1 - 2 * delta))
     lower = root - jnp.minimum(_BELOW, jnp.sqrt(1 - 2 * delta))
     upper = root + _ABOVE
