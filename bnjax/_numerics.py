@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 _FEW = 8
@@ -24,6 +25,26 @@ def sum_last(array: Float[Array, "*batch terms"]) -> Float[Array, "*batch"]:
     if not 0 < array.shape[-1] <= _FEW:
         return array.sum(-1)
     return functools.reduce(operator.add, [array[..., i] for i in range(array.shape[-1])])
+
+
+def added_product(
+    start: Float[Array, "rows *#batch"],
+    matrix: Float[Array, "rows terms"],
+    columns: Float[Array, "terms *batch"],
+) -> Float[Array, "rows *batch"]:
+    """``start`` and a matrix product, written out where there are few terms.
+
+    Then it is part of the loop around. A sum that starts with something else than a product can be
+    contracted to fused multiply-adds in one way only, so that its last bit does not depend on that
+    loop, and thus on the number of devices.
+    """
+    num = matrix.shape[1]
+    wide = (slice(None), *(None,) * (columns.ndim - 1))
+    if num > 2 * _FEW:
+        whole = jnp.einsum("rt,t...->r...", matrix, columns, precision=lax.Precision.HIGHEST)
+        return start + whole
+    terms = [matrix[:, t][wide] * columns[t] for t in range(num)]
+    return functools.reduce(operator.add, terms, start)
 
 
 def true_first(flags: Bool[Array, " entries"], num: int) -> Int[Array, " num"]:

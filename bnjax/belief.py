@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import math
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ._check import as_float, is_concrete
+from ._numerics import added_product
 from .problem import AbstractFiniteProblem
 
 
@@ -57,14 +59,14 @@ class Likelihood(eqx.Module):
         flat = self.log_ratio.reshape(self.log_ratio.shape[0], -1)
         batch = evidence.shape[2:]
         sums = evidence.reshape(flat.shape[1], *batch)
-        log_weight = jnp.einsum("mf,f...->m...", flat, sums, precision=lax.Precision.HIGHEST)
-        size = jnp.einsum("mf,f...->m...", jnp.abs(flat), jnp.abs(sums))
+        log_weight = added_product(log_prior, flat, sums)
+        least = jnp.full((flat.shape[0], *(1,) * len(batch)), jnp.finfo(flat.dtype).tiny)
+        size = added_product(least, jnp.abs(flat), jnp.abs(sums))
         rounding = 0.5 * (flat.shape[1] + 2) * jnp.finfo(flat.dtype).eps * size
-        log_weight = log_weight + log_prior
         if self.ruled_out.size:
             against = self.ruled_out.reshape(flat.shape).astype(flat.dtype)
-            hits = jnp.einsum("mf,f...->m...", against, seen.reshape(sums.shape).astype(flat.dtype))
-            log_weight = jnp.where(hits > 0, -jnp.inf, log_weight)
+            hits = added_product(least, against, seen.reshape(sums.shape).astype(flat.dtype))
+            log_weight = jnp.where(hits > 0.5, -jnp.inf, log_weight)
         return log_weight, rounding
 
 
@@ -208,11 +210,13 @@ class WindowMemory(AbstractMemory):
         """Put the observation in the place of the oldest."""
         evidence, actions, features = state
         place = jnp.mod(time, self.length)
-        oldest = Observation(actions[place], features[place])
+        # Without a thought for places out of bounds, so that it is done in place.
+        at = partial(lax.dynamic_index_in_dim, index=place, axis=0, keepdims=False)
+        put = partial(lax.dynamic_update_index_in_dim, index=place, axis=0)
         return (
-            observation.added(oldest.added(evidence, times=-1.0)),
-            actions.at[place].set(observation.action),
-            features.at[place].set(observation.features),
+            observation.added(Observation(at(actions), at(features)).added(evidence, times=-1.0)),
+            put(actions, observation.action),
+            put(features, observation.features),
         )
 
     def evidence(

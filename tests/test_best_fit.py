@@ -196,7 +196,7 @@ def test_nonsense_is_reported_and_not_raised_where_it_is_traced():
         ({"start": -1}, "`start` must be the index of an action, an integer from 0 to 1; got -1"),
         ({"start": 0.5}, "`start` must be the index of an action.* got 0.5"),
         ({"exploration": 1.5}, "`exploration` must be a probability"),
-        ({"tol_fit": -1.0}, "`tol_fit` must be a non-negative number"),
+        ({"tol_fit": -1.0}, "`tol_fit` must be a finite number of at least"),
     ],
 )
 def test_bad_input(arguments, message):

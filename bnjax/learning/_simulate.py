@@ -246,7 +246,9 @@ def _simulation(plan: _Plan, agent: Agent, done: Tile) -> Simulation:
     truth, tally = agent.problem.consequence, done.tally
     # Summed with models along the slow dimension, one after the other: along the fast one, how
     # XLA groups the terms depends on how many devices there are.
-    log_belief = jax.nn.log_softmax(done.log_belief.T, axis=0).T
+    log = done.log_belief - done.log_belief.max(1, keepdims=True)
+    total = jnp.dot(jnp.exp(log), jnp.ones(log.shape[1], log.dtype), precision=lax.Precision.HIGHEST)
+    log_belief = log - jnp.log(total)[:, None]
     theta = jnp.einsum(
         "nm,md->nd", jnp.exp(log_belief), agent.problem.theta, precision=lax.Precision.HIGHEST
     )
