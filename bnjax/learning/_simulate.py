@@ -244,10 +244,11 @@ def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
 
 def _simulation(plan: _Plan, agent: Agent, done: Tile) -> Simulation:
     truth, tally = agent.problem.consequence, done.tally
-    # Summed with models along the slow dimension, one after the other: along the fast one, how
-    # XLA groups the terms depends on how many devices there are.
+    # A sum as a product with ones: how XLA groups the terms of another depends on how many devices
+    # there are.
     log = done.log_belief - done.log_belief.max(1, keepdims=True)
-    total = jnp.dot(jnp.exp(log), jnp.ones(log.shape[1], log.dtype), precision=lax.Precision.HIGHEST)
+    ones = jnp.ones(log.shape[1], log.dtype)
+    total = jnp.dot(jnp.exp(log), ones, precision=lax.Precision.HIGHEST)
     log_belief = log - jnp.log(total)[:, None]
     theta = jnp.einsum(
         "nm,md->nd", jnp.exp(log_belief), agent.problem.theta, precision=lax.Precision.HIGHEST
