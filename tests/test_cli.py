@@ -193,7 +193,8 @@ def test_data_is_what_the_library_returns(drawn):
 
 def test_populations_are_stored_drawn_and_tabled(tmp_path):
     args = ["--simulate", "--agents", 20, "--steps", 60, "--seed", 3, "--out", tmp_path]
-    text = succeed("phase-diagram", "sycophancy", *AXES, *args)
+    learners = ["--policy", "logit", "--temperature", 0.2, "--memory", "window", "--length", 20]
+    text = succeed("phase-diagram", "sycophancy", *AXES, *args, *learners)
     axes = {"p_sycophantic": np.linspace(0.05, 0.95, 6), "p_honest": np.linspace(0.1, 0.9, 5)}
     with xr.open_dataset(tmp_path / "phase_diagram.nc") as stored:
         expected = bn.phase_diagram(
@@ -203,6 +204,8 @@ def test_populations_are_stored_drawn_and_tabled(tmp_path):
             key=jax.random.key(3),
             num_agents=20,
             num_steps=60,
+            policy=bn.Logit(0.2),
+            memory=bn.WindowMemory(20),
         )
         xr.testing.assert_equal(stored.load(), expected)
     assert "20 learners in each cell, 60 steps" in text
@@ -282,6 +285,12 @@ def test_zarr(tmp_path):
         (["sycophancy", "--out", "o", "--x", "width=0:1:1"], "at least 2; got `1`"),
         (["sycophancy", "--out", "o", "--x", "width=0:1:2.5"], "at least 2; got `2.5`"),
         (["sycophancy", "--out", "o", "--agents", "5"], "`--agents` is for --simulate"),
+        (["sycophancy", "--out", "o", "--policy", "logit"], "`--policy` is for --simulate"),
+        (["sycophancy", "--out", "o", "--rate", "0.1"], "`--rate` is for --simulate"),
+        (
+            ["sycophancy", "--out", "o", "--simulate", "--policy", "logit"],
+            "`--policy logit` needs `--temperature`",
+        ),
         (
             ["sycophancy", "--out", "o", "--simulate", "--steps", "0"],
             "`--steps` must be at least 1",

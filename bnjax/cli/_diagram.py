@@ -31,6 +31,7 @@ from ._common import (
     settings,
     write_atomically,
 )
+from ._learners import DEFAULTS, learner_options, memory_of, policy_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -78,6 +79,7 @@ _AXES = {  # where it is obvious what a diagram of a scenario shows
 @click.option("--agents", type=int, help="Of --simulate: in each cell.  [default: 100]")
 @click.option("--steps", type=int, help="Of --simulate: observations each.  [default: 1000]")
 @click.option("--seed", type=int, help="Of --simulate.  [default: 0]")
+@learner_options
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @click.option("--x64/--x32", default=False, show_default=True, help="Floating-point precision.")
 @click.option(
@@ -100,6 +102,7 @@ def draw_phase_diagram(
     force: bool,
     x64: bool,
     boundaries: bool | None,
+    **learners: Any,
 ) -> None:
     """Solve SCENARIO on a grid of one or two of its parameters, and draw its phases.
 
@@ -131,7 +134,7 @@ def draw_phase_diagram(
     with settings(x64):
         if actions_of(make)[1] is None:
             raise click.UsageError(f"{scenario} has no phases: it calls none of its actions safe")
-        population = _population(simulate, agents, steps, seed)
+        population = _population(simulate, agents, steps, seed, learners)
         # When all that was asked for makes sense.
         for path in (data, *pictures):
             if path.exists() and not force:
@@ -143,7 +146,8 @@ def draw_phase_diagram(
         about = f"{scenario}: {_settings_of(diagram, exploration)}".replace(" = ", "\xa0=\xa0")
         figures = [_figure(diagram, boundaries, about)]
         if simulate:
-            figures.append(_simulated_figure(diagram, about))
+            kinds = [f"{learners[k]} {k}" for k in DEFAULTS if learners[k] != DEFAULTS[k]]
+            figures.append(_simulated_figure(diagram, ", ".join([about, *kinds])))
         warning = _why_invalid(make, diagram, fixed)
     make_folder(out)
     write_atomically(data, lambda path: _save(diagram, path, kind))
@@ -215,21 +219,32 @@ def _figure(diagram: xr.Dataset, boundaries: bool | None, title: str) -> Any:
 
 
 def _population(
-    simulate: bool, agents: int | None, steps: int | None, seed: int | None
+    simulate: bool,
+    agents: int | None,
+    steps: int | None,
+    seed: int | None,
+    learners: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What to simulate in every cell, if anything."""
-    given = {"agents": agents, "steps": steps, "seed": seed}
-    for name, number in given.items():
-        if number is not None and not simulate:
+    numbers = {"agents": agents, "steps": steps, "seed": seed}
+    for name, value in [*numbers.items(), *learners.items()]:
+        if value not in (None, DEFAULTS.get(name)) and not simulate:
             raise click.UsageError(f"`--{name}` is for --simulate")
-        if number is not None and number < 1 and name != "seed":
+    for name in ("agents", "steps"):
+        if (number := numbers[name]) is not None and number < 1:
             raise click.UsageError(f"`--{name}` must be at least 1; got {number}")
     if not simulate:
         return {}
     import jax
 
-    key = jax.random.key(seed or 0)
-    return {"method": "simulate", "key": key, "num_agents": agents, "num_steps": steps}
+    return {
+        "method": "simulate",
+        "key": jax.random.key(seed or 0),
+        "num_agents": agents,
+        "num_steps": steps,
+        "policy": policy_of(learners)(),
+        "memory": memory_of(learners)(),
+    }
 
 
 def _simulated_figure(diagram: xr.Dataset, about: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,9 @@ import numpy as np
 from rich.text import Text
 
 from .. import (
-    BestResponse,
-    DiscountedMemory,
-    EpsilonGreedy,
     FamilyProblem,
-    Logit,
-    PerfectMemory,
     Simulation,
-    ThompsonSampling,
     Trajectory,
-    WindowMemory,
     __version__,
     equilibria,
     simulate,
@@ -41,6 +34,7 @@ from ._common import (
     settings,
     write_atomically,
 )
+from ._learners import learner_options, memory_of, policy_of
 
 _LEVEL = 0.99
 _SNAPSHOTS = 200  # at most, for the figure and the JSON
@@ -53,25 +47,7 @@ _ROWS = 12
 @click.option("--agents", type=int, default=1000, show_default=True, help="How many agents.")
 @click.option("--steps", type=int, default=1000, show_default=True, help="Observations of each.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same lives.")
-@click.option(
-    "--policy",
-    type=click.Choice(["best-response", "epsilon-greedy", "logit", "thompson"]),
-    default="best-response",
-    show_default=True,
-    help="How agents choose, given what they believe.",
-)
-@click.option("--ties", type=click.Choice(["first", "last", "uniform"]), help="Of best responses.")
-@click.option("--temperature", type=float, help="Of --policy logit, in units of payoff.")
-@click.option("--epsilon", type=float, help="Of --policy epsilon-greedy.")
-@click.option(
-    "--memory",
-    type=click.Choice(["perfect", "discounted", "window"]),
-    default="perfect",
-    show_default=True,
-    help="What agents remember.",
-)
-@click.option("--rate", type=float, help="Of --memory discounted: share forgotten at each step.")
-@click.option("--length", type=int, help="Of --memory window: how many observations.")
+@learner_options
 @click.option(
     "--exploration",
     type=float,
@@ -108,7 +84,7 @@ def simulate_scenario(
     """  # noqa: D301
     make = find_scenario(scenario)
     given = assignments(make, values)
-    policy, memory = _policy(options), _memory(options)
+    policy, memory = policy_of(options), memory_of(options)
     paths = [] if out is None else [out / "simulation.json", out / "simulation.png"]
     for path in paths:
         if path.exists() and not force:
@@ -153,43 +129,6 @@ def simulate_scenario(
         _print_report(report, problem)
         for path in paths:
             new_console().print(Text(f"wrote {path}"), soft_wrap=True)
-
-
-# What is asked for.
-
-
-def _policy(options: Mapping[str, Any]) -> Callable[[], Any]:
-    """The policy, made later: when the precision is set."""
-    name = options["policy"]
-    _belongs(options, "temperature", name == "logit", "--policy logit", True)
-    _belongs(options, "epsilon", name == "epsilon-greedy", "--policy epsilon-greedy", True)
-    _belongs(options, "ties", name in ("best-response", "epsilon-greedy"), "best responses", False)
-    best = lambda: BestResponse(options["ties"] or "first")  # noqa: E731
-    return {
-        "best-response": best,
-        "epsilon-greedy": lambda: EpsilonGreedy(options["epsilon"], best()),
-        "logit": lambda: Logit(options["temperature"]),
-        "thompson": ThompsonSampling,
-    }[name]
-
-
-def _memory(options: Mapping[str, Any]) -> Callable[[], Any]:
-    name = options["memory"]
-    _belongs(options, "rate", name == "discounted", "--memory discounted", True)
-    _belongs(options, "length", name == "window", "--memory window", True)
-    return {
-        "perfect": PerfectMemory,
-        "discounted": lambda: DiscountedMemory(options["rate"]),
-        "window": lambda: WindowMemory(options["length"]),
-    }[name]
-
-
-def _belongs(options: Mapping[str, Any], name: str, applies: bool, to: str, required: bool) -> None:
-    """An option that another one calls for must be given, and only then."""
-    if applies and required and options[name] is None:
-        raise click.UsageError(f"`{to}` needs `--{name}`")
-    if not applies and options[name] is not None:
-        raise click.UsageError(f"`--{name}` is for {to}, which was not asked for")
 
 
 # What comes out.

@@ -453,12 +453,12 @@ def _support(
     mean = share * first + (1 - share) * second
     first, second = jnp.where(close, mean, first), jnp.where(close, mean, second)
     # What follows is for the derivatives only: none of it changes a value.
-    straddles = (left.d_least * right.d_most < 0) & (lo == hi) & ~is_pure
+    moves = (lo == hi) & ~is_pure
     s = pair.root(0.5 * (lo + hi), first, second, ~close)
-    drift = jnp.where(straddles, s - lax.stop_gradient(s), 0.0)
+    drift = jnp.where(moves, s - lax.stop_gradient(s), 0.0)
     at = drift + jnp.where(close, 0.5 * (lo + hi), around[:2])
-    first = jnp.where(straddles, pair.moving(first, at[0], "least"), first)
-    second = jnp.where(straddles, pair.moving(second, at[1], "most"), second)
+    first = jnp.where(moves, pair.moving(first, at[0], "least"), first)
+    second = jnp.where(moves, pair.moving(second, at[1], "most"), second)
     share = jnp.where(close, 1.0, pair.share(first, second))
     return jnp.stack([first, second]), jnp.stack([share, 1 - share]), drift
 
