@@ -1,6 +1,7 @@
 """Phase diagrams: how many cells a second, against NumPy and against plain JAX.
 
-Run as ``python -m benchmarks.phase_diagram [--quick] [--out FILE] [--models 257] [--memory]``.
+Run as ``python -m benchmarks.phase_diagram [--quick] [--out FILE] [--models 257] [--memory]``; also
+``--only NAME``.
 
 Cases: (i) the sycophancy scenario with Theta cut into M models, on a grid; (ii) two-action
 problems that share nothing: probabilities, models and payoffs all differ between cells; (iii)
@@ -390,6 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", type=int, default=257, help="models in a finite problem")
     parser.add_argument("--runs", type=int, default=None, help="runs of every peer (5)")
     parser.add_argument("--memory", action="store_true", help="also a 2,000 x 2,000 diagram")
+    parser.add_argument("--only", default="", help="only cases whose name starts with this")
     parser.add_argument("--memory-of", type=int, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     note = harness.use_all_cores()
@@ -412,6 +414,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     results = []
     for case in cases:
+        if not case.name.startswith(options.only):
+            continue
         results.append(measure(case, runs, machine["cores"]))
         _print(results[-1])
     report = {"machine": machine, "note": note, "dtype": np.dtype(_DTYPE).name, "cases": results}

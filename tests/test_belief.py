@@ -114,7 +114,7 @@ def test_what_is_ruled_out_is_never_forgotten_by_discounting():
 def test_rounding_is_within_its_bound():
     """Log-weights in float32 against float64, after 10^5 observations."""
     rng = np.random.default_rng(0)
-    for seed in range(10):
+    for seed in range(3):
         arrays = random_problem(seed, "generic", num_actions=3)
         counts = rng.integers(0, 30_000, np.asarray(arrays["probs"]).shape)
         found = {}

@@ -302,7 +302,6 @@ def test_derivatives_of_a_mixed_equilibrium_with_continuous_theta():
         value, backward = jax.jit(jax.value_and_grad(play, argnums=(0, 1)))(*at)
         np.testing.assert_allclose(value, closed_form(*at), rtol=1e-12)
         np.testing.assert_allclose(backward, want, rtol=1e-6)
-        np.testing.assert_allclose(jax.jit(jax.jacfwd(play, argnums=(0, 1)))(*at), want, rtol=1e-6)
 
 
 def test_derivative_of_a_best_fit():

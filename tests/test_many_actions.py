@@ -96,7 +96,7 @@ def doubtful(num_models, keep=0.2):
     return bn.Problem(true, probs, payoff, safe=[True, False, False])
 
 
-@pytest.mark.parametrize("num_models", [12, 200])
+@pytest.mark.parametrize("num_models", [pytest.param(12, marks=pytest.mark.slow), 200])
 def test_a_pure_equilibrium_of_doubt(num_models, x64):
     found, _, code = solve_all(doubtful(num_models), 0.0, 4)
     assert np.asarray(found.pure).all()

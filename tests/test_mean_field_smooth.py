@@ -81,7 +81,7 @@ def test_smooth_rest_points_satisfy_the_fixed_point_equation(x64):
     assert np.abs(rhs(0, rest)).max() < 1e-6
 
 
-@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("double", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_large_memory_and_low_temperature_end_near_an_exact_equilibrium(double):
     with jax.enable_x64(double):
         starts = pair([0.05, 0.9])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bnjax as bn
+from bnjax.equilibrium._public import solve_all
 from tests.oracles import closed_forms
 
 PHASE = {phase.name: int(phase) for phase in bn.Phase}
@@ -26,11 +27,10 @@ def test_sycophancy_has_the_four_regimes_of_the_theorem(double):
         p_s, p_h = np.resize(p_s, size), np.resize(p_h, size)
 
         def cell(p, q):
-            problem = bn.scenarios.sycophancy(p, q)
-            found = bn.equilibria(problem)
+            found, _, phase = solve_all(bn.scenarios.sycophancy(p, q), 0.0, 3)
             mixed = found.valid & ~found.is_pure
             s = jnp.sum(jnp.where(mixed, found.strategy[:, 0], 0))
-            return bn.phase(problem), found.pure, mixed.sum(), s, found.complete
+            return phase, found.pure, mixed.sum(), s, found.complete
 
         dtype = np.float64 if double else np.float32
         phase, pure, num_mixed, s, complete = map(
@@ -63,6 +63,7 @@ def test_hallucination_is_sycophancy_under_other_names():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow  # half a minute of compilation; test_continuous covers any width
 def test_representation_and_exploration():
     axis = np.linspace(0.025, 0.975, 20)
     p_s, p_h = (jnp.asarray(x.ravel(), jnp.float32) for x in np.meshgrid(axis, axis + 0.01))
@@ -88,6 +89,7 @@ def test_width_moves_the_threshold_continuously():
     np.testing.assert_allclose(np.asarray(found.strategy)[mixed, 0], 0.75, atol=1e-3)
 
 
+BOUNDS = "detect_lower", "detect_upper"
 CASES = {
     "overconfident": dict(detect_lower=0.0, detect_upper=0.3),
     "cautious": dict(detect_lower=0.5, detect_upper=1.0),
@@ -95,38 +97,32 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_deception_has_the_four_cases_of_the_theorem(case):
+def test_deception_has_the_four_cases_of_the_theorem():
     threshold = 0.4  # (gain - honest) / (gain + penalty) with the defaults
     p = np.resize(np.linspace(0, 1, 1001), 1024)
-    bounds = CASES[case]
-    lower, upper = jnp.asarray(bounds["detect_lower"]), jnp.asarray(bounds["detect_upper"])
 
-    def cell(p_detect):
+    def cell(p_detect, lower, upper):
         problem = bn.scenarios.deception(p_detect, detect_lower=lower, detect_upper=upper)
-        found = bn.equilibria(problem)
-        return (
-            bn.phase(problem),
-            found.pure,
-            bn.rationalizable(problem).mask,
-            jnp.any(found.absorbing & found.valid),
-        )
+        found, possible, phase = solve_all(problem, 0.0, 8)
+        return phase, found.pure, possible.mask, jnp.any(found.absorbing & found.valid)
 
-    phase, pure, mask, absorbing = map(np.asarray, on_grid(cell, jnp.asarray(p, jnp.float32)))
-    off = np.abs(p - threshold) > 1e-4
-    if case == "overconfident":
-        assert (phase == PHASE["UNSAFE"]).all()
-        assert (mask == [True, False]).all()
-    elif case == "cautious":
-        assert (phase == PHASE["SAFE"]).all()
-        assert (mask == [False, True]).all()
-    else:
-        risky = p > threshold
-        want = np.where(risky, PHASE["INDETERMINATE"], PHASE["MULTISTABLE"])
-        np.testing.assert_array_equal(phase[off], want[off])
-        np.testing.assert_array_equal(pure[off], np.stack([~risky, np.ones_like(risky)], 1)[off])
-        assert mask[off].all()
-        assert absorbing[off].all()  # complying teaches nothing
+    rows = [np.tile(p, 3), *(np.repeat([case[k] for case in CASES.values()], 1024) for k in BOUNDS)]
+    answers = on_grid(cell, *(jnp.asarray(row, jnp.float32) for row in rows))
+    by_case = zip(*(np.split(np.asarray(x), 3) for x in answers), strict=True)
+    answer = dict(zip(CASES, by_case, strict=True))
+    phase, _, mask, _ = answer["overconfident"]
+    assert (phase == PHASE["UNSAFE"]).all()
+    assert (mask == [True, False]).all()
+    phase, _, mask, _ = answer["cautious"]
+    assert (phase == PHASE["SAFE"]).all()
+    assert (mask == [False, True]).all()
+    phase, pure, mask, absorbing = answer["open"]
+    risky, off = p > threshold, np.abs(p - threshold) > 1e-4
+    want = np.where(risky, PHASE["INDETERMINATE"], PHASE["MULTISTABLE"])
+    np.testing.assert_array_equal(phase[off], want[off])
+    np.testing.assert_array_equal(pure[off], np.stack([~risky, np.ones_like(risky)], 1)[off])
+    assert mask[off].all()
+    assert absorbing[off].all()  # complying teaches nothing
 
 
 def test_deception_complying_is_absorbing_but_not_stable_below_the_threshold():

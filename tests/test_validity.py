@@ -334,15 +334,9 @@ def gaussian():
     )
 
 
-@pytest.mark.parametrize(
-    ("make", "every"),
-    # Every leaf is a compilation, and takes seconds.
-    [
-        (with_zeros, 3),
-        *(pytest.param(make, 1, marks=pytest.mark.slow) for make in (with_zeros, gaussian)),
-    ],
-)
-def test_every_leaf_can_be_a_batch_alone(make, every):
+@pytest.mark.slow  # every leaf is a compilation; test_equilibria has all leaves at once
+@pytest.mark.parametrize("make", [with_zeros, gaussian])
+def test_every_leaf_can_be_a_batch_alone(make):
     problem = make()
     leaves, structure = jax.tree.flatten(problem)
 
@@ -350,7 +344,7 @@ def test_every_leaf_can_be_a_batch_alone(make, every):
         return solve_all(problem, 0.1, 4)
 
     alone = jax.device_get(jax.jit(ask)(problem))
-    for i, leaf in list(enumerate(leaves))[::every]:
+    for i, leaf in enumerate(leaves):
 
         def batched(leaf, i=i):
             return ask(jax.tree.unflatten(structure, [*leaves[:i], leaf, *leaves[i + 1 :]]))
