@@ -1,5 +1,6 @@
 """What every test runs under: checked types, strict dtype promotion, reproducible examples."""
 
+import gc
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -15,6 +16,10 @@ from hypothesis import HealthCheck, settings
 jaxtyping.install_import_hook("bnjax", "beartype.beartype")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# What JAX traces and keeps is millions of objects, none of them garbage: an eighth of the time went
+# into looking.
+gc.set_threshold(100_000, 50, 1000)
 
 # The first call of a jitted function compiles, so no example has a deadline, and `x64` holds for
 # all the examples of a test alike. HYPOTHESIS_PROFILE=thorough searches further, at random.
