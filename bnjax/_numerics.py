@@ -39,12 +39,25 @@ def added_product(
     loop, and thus on the number of devices.
     """
     num = matrix.shape[1]
-    wide = (slice(None), *(None,) * (columns.ndim - 1))
     if num > 2 * _FEW:
         whole = jnp.einsum("rt,t...->r...", matrix, columns, precision=lax.Precision.HIGHEST)
         return start + whole
+    wide = (slice(None), *(None,) * (columns.ndim - 1))
     terms = [matrix[:, t][wide] * columns[t] for t in range(num)]
     return functools.reduce(operator.add, terms, start)
+
+
+def implicit_root(function: Callable[[Array], Array], root: Float[Array, ""]) -> Float[Array, ""]:
+    """A root that was found, with its derivatives by the implicit function theorem.
+
+    They are zero where the function is level.
+    """
+
+    def divide(linear, change):
+        slope = linear(jnp.ones_like(change))
+        return jnp.where(slope != 0, change / jnp.where(slope != 0, slope, 1.0), 0.0)
+
+    return lax.custom_root(function, root, lambda _, root: root, divide)
 
 
 def true_first(flags: Bool[Array, " entries"], num: int) -> Int[Array, " num"]:

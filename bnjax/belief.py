@@ -60,6 +60,7 @@ class Likelihood(eqx.Module):
         batch = evidence.shape[2:]
         sums = evidence.reshape(flat.shape[1], *batch)
         log_weight = added_product(log_prior, flat, sums)
+        # Not zero, which a compiler would leave out.
         least = jnp.full((flat.shape[0], *(1,) * len(batch)), jnp.finfo(flat.dtype).tiny)
         size = added_product(least, jnp.abs(flat), jnp.abs(sums))
         rounding = 0.5 * (flat.shape[1] + 2) * jnp.finfo(flat.dtype).eps * size

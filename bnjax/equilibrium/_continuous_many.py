@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._numerics import implicit_root
 from ..problem import FamilyProblem
 from ._codes import Stability
 from ._continuum import Continuum, Fit
@@ -212,7 +213,8 @@ def _mixed_on_pairs(
             return jnp.where(still, middle, low), jnp.where(still, high, middle)
 
         low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (points[at], points[at + 1]))
-        theta = _root(lambda x: problem.payoffs(x) @ lead, 0.5 * (low + high))
+        middle = jax.lax.stop_gradient(0.5 * (low + high)[0])
+        theta = implicit_root(lambda x: problem.payoffs(x[None]) @ lead, middle)[None]
         slope = jax.jacfwd(lambda x: problem.divergence(x)[0])(theta)[:, 0]
         explored = continuum.exploration * slope.mean()
         weight = 1 - continuum.exploration
@@ -231,17 +233,6 @@ def _mixed_on_pairs(
         return play, theta, payoffs, real & (played >= payoffs.max() - slack)
 
     return jax.vmap(solve)(at, changes[at])
-
-
-def _root(function, point: Array) -> Array:
-    """A root [1] that was found, with its derivatives."""
-
-    def divide(linear, change):
-        slope = linear(jnp.ones_like(point)[0])
-        return change / jnp.where(slope != 0, slope, jnp.inf)
-
-    x = jax.lax.stop_gradient(point[0])
-    return jax.lax.custom_root(lambda x: function(x[None]), x, lambda _, x: x, divide)[None]
 
 
 def _has_grid(family) -> bool:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from .._numerics import sum_last, true_first
+from .._numerics import implicit_root, sum_last, true_first
 from ..problem import FamilyProblem
 from ._codes import Certainty, Stability
 from ._components import Ties, components, rationalizable_pair
@@ -34,9 +34,8 @@ _SAFETY = 10
 # As a share of the range of a parameter.
 _SAME_ATOM = 0.01
 
-_Component = tuple[
-    Float[Array, ""], Float[Array, ""], Bool[Array, ""]
-]  # lo, hi, whether it is pure
+# Its ends, and whether it is one pure strategy.
+_Component = tuple[Float[Array, ""], Float[Array, ""], Bool[Array, ""]]
 
 
 class _Reply(NamedTuple):
@@ -75,11 +74,16 @@ class _Pair:
         kl, ruled_out = self.problem.consequence.divergence(self.problem.family.function(theta))
         return jnp.where(ruled_out, jnp.inf, kl)
 
-    def intended(self, weight: Float[Array, ""]) -> Float[Array, ""]:
-        """Intended play s at which action 0 is played with a probability, trembles included."""
+    def balanced(self, change: Float[Array, " 2"]) -> Float[Array, ""]:
+        """Intended play at which what changes with either action adds up to zero; zero if none.
+
+        Trembles are part of what is played and not of what is intended.
+        """
         tremble = self.continuum.exploration
-        kept = 1 - tremble
-        return jnp.where(kept > 0, (weight - 0.5 * tremble) / jnp.where(kept > 0, kept, 1.0), 0.0)
+        turn, kept = change[0] - change[1], 1 - tremble
+        some = (turn != 0) & (kept > 0)
+        weight = -change[1] / jnp.where(some, turn, 1.0)
+        return jnp.where(some, (weight - 0.5 * tremble) / jnp.where(some, kept, 1.0), 0.0)
 
     def lead(self, first: Array, second: Array) -> Float[Array, " 2"]:
         """By how much worse the first of two thetas fits after either action, zero if infinite."""
@@ -88,9 +92,7 @@ class _Pair:
 
     def lines_cross(self, first: Array, second: Array) -> Float[Array, ""]:
         """Intended play at which two thetas fit equally well; zero where none is."""
-        lead = self.lead(first, second)
-        turn = lead[0] - lead[1]
-        return jnp.where(turn != 0, self.intended(-lead[1] / jnp.where(turn != 0, turn, 1.0)), 0.0)
+        return self.balanced(self.lead(first, second))
 
     def fitted_by(self, first: Array, second: Array, way: Array) -> Float[Array, ""]:
         """Intended play at which the misfit is level some way along from one theta to another."""
@@ -100,9 +102,7 @@ class _Pair:
             return self.problem.consequence.divergence(self.problem.family.function(theta))[0]
 
         slope = jax.jvp(divergence, (first + way * ahead,), (ahead,))[1]
-        slope = jnp.where(jnp.isfinite(slope).all(), slope, 0.0)
-        turn = slope[1] - slope[0]
-        return jnp.where(turn != 0, self.intended(slope[1] / jnp.where(turn != 0, turn, 1.0)), 0.0)
+        return self.balanced(jnp.where(jnp.isfinite(slope).all(), slope, 0.0))
 
     def share(self, first: Array, second: Array) -> Float[Array, ""]:
         """Weight on the first of two thetas at which a belief in both is indifferent."""
@@ -124,11 +124,7 @@ class _Pair:
             weight = self.continuum.realised(jnp.stack([s, 1 - s]))
             return jnp.where(jumps, sum_last(weight * lead), self.mixed(s).d_least)
 
-        def divide(linear, change):
-            slope = linear(jnp.ones_like(change))
-            return jnp.where(slope != 0, change / jnp.where(slope != 0, slope, 1.0), 0.0)
-
-        return lax.custom_root(distance, s, lambda _, s: s, divide)
+        return implicit_root(distance, s)
 
     def moving(self, theta: Array, s: Array, which: str) -> Float[Array, " parameters"]:
         """The best fit that was found at s, with its derivatives also as s moves."""
@@ -289,8 +285,7 @@ def solve_continuous_pair(
     )
     # Only what is beyond doubt is a witness, and only with all of it can anything be excluded:
     # then, by the family's promise, nothing happens between the points of the scan.
-    first, last = _next_to_pure(sides)
-    inner = sides.at[0].set(first).at[-1].set(last)
+    inner = sides.at[0].set(ties.first).at[-1].set(ties.last)
     interior = jnp.stack([jnp.any(settled & (inner != side)) for side in (MINUS, PLUS)])
     seen = rationalizable_pair(
         interior, optimal & ends_settled[:, None], jnp.ones((), bool), tolerance
@@ -314,12 +309,6 @@ def _around(s: Float[Array, " rows"], edge: float) -> Float[Array, "3 rows"]:
     least = 4 * float(jnp.finfo(s.dtype).eps)
     step = jnp.maximum(edge * 4 * s * (1 - s), least * s)
     return jnp.clip(jnp.stack([s - step, s + step, s]), 0.0, 1.0)
-
-
-def _next_to_pure(sides: Int[Array, " scan"]) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """Sides next to s = 0 and s = 1, where a tie at the very end says nothing."""
-    first, last = sides[0], sides[-1]
-    return jnp.where(first == TIE, sides[1], first), jnp.where(last == TIE, sides[-2], last)
 
 
 def _find_ties(
@@ -360,9 +349,10 @@ def _find_ties(
     hi = jnp.where(ended, where[ending], 1.0)
     after = jnp.where(ended, right[ending], TIE)
     order = true_first(opens, max_ties)
-    ties = Ties(
-        lo[order], hi[order], before[order], after[order], opens[order], *_next_to_pure(sides)
-    )
+    # A tie at the very end says nothing of what lies next to it.
+    first = jnp.where(sides[0] == TIE, sides[1], sides[0])
+    last = jnp.where(sides[-1] == TIE, sides[-2], sides[-1])
+    ties = Ties(lo[order], hi[order], before[order], after[order], opens[order], first, last)
     # Too many changes count as too many ties.
     return ties, opens.sum() + jnp.where(changes.sum() > num, max_ties, 0)
 
