@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..equilibrium._codes import Stability
-from ..equilibrium._continuous_pair import _Pair
 from ..equilibrium._envelope import MINUS, PLUS, TIE
+from ..equilibrium._pair import Pair
 from ..equilibrium._results import Equilibria
 from ..equilibrium._tolerance import Tolerance
 from ..equilibrium._verify import payoff_range
@@ -118,7 +118,7 @@ def _side(
 ) -> Int[Array, ""]:
     """Which action is the better reply to strictly mixed play, if either is."""
     if isinstance(problem, FamilyProblem):
-        pair = _Pair(problem, exploration, tolerance)
+        pair = Pair(problem, exploration, tolerance)
         return pair.side(pair.mixed(s))
     assert isinstance(problem, AbstractFiniteProblem)
     reduced = jax.lax.stop_gradient(problem.reduced_form().explored(exploration))
