@@ -25,8 +25,15 @@ def simulate(
     num_agents: int,
     num_steps: int,
     num_threads: int = 1,
+    device: str = "cpu",
 ) -> baseline.Result:
-    """Simulate a population in single precision; arguments as for `numpy_baseline.simulate`."""
+    """Simulate a population in single precision; arguments as for `numpy_baseline.simulate`.
+
+    On another ``device`` than the CPU one thread simulates all.
+    """
+    if device != "cpu":
+        with torch.inference_mode(), torch.device(device):
+            return _simulate(problem, seed, num_agents, num_steps, device)
 
     def share(part: int) -> baseline.Result:
         torch.set_num_threads(1)
@@ -40,8 +47,11 @@ def simulate(
 
 
 def _simulate(
-    problem: baseline.Categorical, seed: int, num_agents: int, num_steps: int
+    problem: baseline.Categorical, seed: int, num_agents: int, num_steps: int, device: str = "cpu"
 ) -> baseline.Result:
+    def there(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
     problem = baseline.Categorical(*(np.asarray(x, np.float32) for x in problem))
     num_actions, num_consequences = problem.probs.shape
     policy = baseline.BestResponse()
@@ -49,19 +59,19 @@ def _simulate(
     log_ratio, ruled_out = problem.log_ratios()
     plan = baseline.plan_blocks(log_ratio, ruled_out, flushes=True)
     allowed = np.where(ruled_out, -np.inf, log_ratio)
-    factors = torch.from_numpy(np.exp(allowed - allowed.max(1, keepdims=True)))
-    kills = torch.from_numpy(ruled_out.any(1)) if ruled_out.any() else None
-    out = torch.from_numpy(ruled_out.astype(np.float32))
-    log = torch.from_numpy(log_ratio)
-    features = torch.from_numpy(table)
+    factors = there(np.exp(allowed - allowed.max(1, keepdims=True)))
+    kills = there(ruled_out.any(1)) if ruled_out.any() else None
+    out = there(ruled_out.astype(np.float32))
+    log = there(log_ratio)
+    features = there(table)
     num_features = table.shape[1]
     ones = np.ones((len(table), 1), np.float32)
-    wanted = torch.from_numpy(np.concatenate([table, np.abs(log_ratio).T, ones], axis=1))
-    prior = torch.from_numpy(problem.log_prior + log_size)
-    cdf = torch.from_numpy(np.cumsum(problem.probs, axis=1) / problem.probs.sum(1, keepdims=True))
+    wanted = there(np.concatenate([table, np.abs(log_ratio).T, ones], axis=1))
+    prior = there(problem.log_prior + log_size)
+    cdf = there(np.cumsum(problem.probs, axis=1) / problem.probs.sum(1, keepdims=True))
     tolerance = policy.tolerance_in(np.dtype(np.float32))
     rounding = 0.5 * (len(log_ratio) + 2) * float(np.finfo(np.float32).eps)
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator(device).manual_seed(seed)
 
     num_codes = num_actions * num_consequences
     counts = torch.zeros(num_agents, num_codes)
@@ -142,18 +152,18 @@ def _simulate(
             torch.index_select(factors, 0, code, out=buffer)
             weight.mul_(buffer)
     count()
-    belief = torch.addmm(torch.from_numpy(problem.log_prior), counts, log)
+    belief = torch.addmm(there(problem.log_prior), counts, log)
     if kills is not None:
         belief.masked_fill_((counts > 0).float() @ out > 0, -torch.inf)
     shape = num_agents, num_actions, num_consequences
     played, early = counts.reshape(shape).sum(2), before.reshape(shape).sum(2)
     third, last = marks[fourth] - marks[half], switches - marks[fourth]
     return baseline.Result(
-        frequency=(played / num_steps).numpy(),
-        late_frequency=((played - early) / (num_steps - half)).numpy(),
-        log_belief=torch.log_softmax(belief, 1).numpy(),
-        mean_payoff=(counts @ torch.from_numpy(problem.payoff.ravel()) / num_steps).numpy(),
-        intended=intended.numpy(),
-        since=since.numpy(),
-        switches=torch.stack([third, last], 1).numpy(),
+        frequency=(played / num_steps).cpu().numpy(),
+        late_frequency=((played - early) / (num_steps - half)).cpu().numpy(),
+        log_belief=torch.log_softmax(belief, 1).cpu().numpy(),
+        mean_payoff=(counts @ there(problem.payoff.ravel()) / num_steps).cpu().numpy(),
+        intended=intended.cpu().numpy(),
+        since=since.cpu().numpy(),
+        switches=torch.stack([third, last], 1).cpu().numpy(),
     )

@@ -144,7 +144,10 @@ def cases(quick: bool, large: bool) -> list[Case]:
     for models in (8, 512):
         name = f"general, M = {models}"
         found.append(Case(name, "random models", general_problem(models), agents, steps))
-    for number, length in [(512, 500), (65_536, 100), *([(1_000_000, 100)] if large else [])]:
+    sizes = [(512, 500), (65_536, 100), *([(1_000_000, 100)] if large else [])]
+    if jax.default_backend() == "gpu":
+        sizes += [(262_144, 500), (1_000_000, 1000)]
+    for number, length in sizes:
         found.append(Case(f"general, N = {number}", "random models", two, number, length))
     three = general_problem(64, 3, 3)
     found.append(Case("general, A = Y = 3", "random models", three, agents, steps))
@@ -247,8 +250,22 @@ def runners(case: Case, threads: int) -> dict[str, Runner]:
     if isinstance(case.problem, baseline.Categorical) and case.memory is None:
         found["NumPy, blocked, tuned"] = numpy("blocked", **tuned)
     if case.is_plain:
+        if jax.default_backend() == "gpu":
+            found["bnjax, without the kernel"] = Runner(lambda seed: _without_kernel(library, seed))
         found |= _optional(case, threads)
     return found
+
+
+def _without_kernel(library: Callable[[int], Any], seed: int) -> Any:
+    """What XLA alone makes of it."""
+    from bnjax.learning import _simulate as inside
+
+    kept = inside.can_run_kernel
+    inside.can_run_kernel = lambda *_: False
+    try:
+        return library(seed)
+    finally:
+        inside.can_run_kernel = kept
 
 
 def installed(name: str) -> bool:
@@ -281,12 +298,17 @@ def _optional(case: Case, threads: int) -> dict[str, Runner]:
         if numba.fits_lanes(problem):
             found["numba, agents as lanes"] = fused("lanes")
         found["numba, models as lanes"] = fused("rows")
-    if installed("torch") and case.agent_steps <= _SLOW:
+    if installed("torch"):
         from . import _torch_peer as pytorch
 
-        found["PyTorch, blocked"] = Runner(
-            lambda seed: pytorch.simulate(problem, seed, num_threads=threads, **size)
-        )
+        if case.agent_steps <= _SLOW:
+            found["PyTorch, blocked"] = Runner(
+                lambda seed: pytorch.simulate(problem, seed, num_threads=threads, **size)
+            )
+        if jax.default_backend() == "gpu":
+            found["PyTorch on the GPU, blocked"] = Runner(
+                lambda seed: pytorch.simulate(problem, seed, device="cuda", **size)
+            )
     return found
 
 
@@ -301,7 +323,7 @@ def measure(case: Case, runs: int, threads: int, rates: dict[str, float]) -> dic
     timings = harness.take_turns(peers, runs)
     names = list(found)
     speed = {n: case.agent_steps / t.median for n, t in zip(names, timings, strict=True)}
-    others = {name: rate for name, rate in speed.items() if name != names[0]}
+    others = {name: rate for name, rate in speed.items() if not name.startswith("bnjax")}
     fastest = max(others, key=lambda name: others[name])
     naive = speed.get("NumPy, naive")
     ours = found[names[0]].described()
@@ -334,7 +356,7 @@ def measure(case: Case, runs: int, threads: int, rates: dict[str, float]) -> dic
         "runs": runs,
         "fastest_peer": fastest,
         "peers": entries,
-        "bound": bound(case, speed[names[0]], rates),
+        "bound": bound(case, speed[names[0]], rates) if rates else None,
         "peak_bytes_so_far": harness.peak_memory(),
         "target": _target(entries[0]) if case.reference else None,
     }
@@ -407,11 +429,12 @@ def _print(result: dict[str, Any]) -> None:
     )
     print(harness.table(header, rows))
     limits = result["bound"]
-    parts = ", ".join(f"{name} {ns:.2f}" for name, ns in limits["nanoseconds"].items())
-    print(
-        f"ns an agent-step at best: {parts}; bnjax takes {limits['measured_nanoseconds']:.1f}; "
-        f"bound by {limits['bound_by']}"
-    )
+    if limits is not None:
+        parts = ", ".join(f"{name} {ns:.2f}" for name, ns in limits["nanoseconds"].items())
+        print(
+            f"ns an agent-step at best: {parts}; bnjax takes {limits['measured_nanoseconds']:.1f}; "
+            f"bound by {limits['bound_by']}"
+        )
     if result["target"] is not None:
         wanted = result["target"]
         print(
@@ -594,8 +617,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"{note}; float32")
     threads, runs = machine["cores"], options.runs or (1 if options.quick else 5)
-    rates = roofline.measure(0.02 if options.quick else 0.3, threads)
-    print("\nroofline, all cores: " + ", ".join(f"{k} {v:.3g}" for k, v in rates.items()))
+    rates: dict[str, float] = {}
+    if jax.default_backend() == "cpu":  # on a GPU, XLA's loops are no bound for the kernel
+        rates = roofline.measure(0.02 if options.quick else 0.3, threads)
+        print("\nroofline, all cores: " + ", ".join(f"{k} {v:.3g}" for k, v in rates.items()))
     chosen = [
         case
         for case in cases(options.quick, options.large)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -135,18 +135,20 @@ def standard_normal(bits: UInt32[Array, "*batch"], dtype: Any) -> Float[Array, "
 
 
 def inverse_cdf(
-    probs: Float[Array, "outcomes *#batch"], number: Float[Array, "*#batch"]
+    probs: Float[Array, "outcomes *#batch"] | Sequence[Float[Array, "*#batch"]],
+    number: Float[Array, "*#batch"],
 ) -> Int[Array, "*batch"]:
     """Outcome at which the cumulated probabilities pass a number in [0, 1).
 
     Never an outcome of probability zero, however the sums are rounded.
     """
-    num = probs.shape[0]
+    num = len(probs)
     if num > _FEW:
+        probs = jnp.stack(list(probs)) if isinstance(probs, Sequence) else probs
         passed = jnp.cumsum(probs, axis=0) <= number * probs.sum(0)
         last = num - 1 - jnp.argmax(probs[::-1] > 0, axis=0)
         return jnp.minimum(passed.sum(0), last).astype(jnp.int32)
-    cumulated = list(itertools.accumulate(probs, operator.add))
+    cumulated = list(itertools.accumulate((probs[i] for i in range(num)), operator.add))
     target = number * cumulated[-1]
     index, last = (jnp.zeros(target.shape, jnp.int32) for _ in range(2))
     for outcome in range(1, num):

@@ -8,12 +8,13 @@ simulator serves them and yours.
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ._check import as_float, is_concrete
 from ._numerics import inverse_cdf, step_below, sum_last
@@ -54,6 +55,22 @@ class AbstractPolicy(eqx.Module):
         slack : in nats, how far rounding may have moved the log-weights of the belief: what is
             closer than that to a tie is a tie.
         """
+
+    def second(self, means: Sequence[Float[Array, "*batch"]], slack: Array) -> Array:
+        """Probability of intending the second of two actions, element by element.
+
+        Optional: a policy that gives it too is simulated by the GPU's fast kernel.
+
+        Parameters
+        ----------
+        means : the [F] features, averaged over the beliefs of many learners, each an array.
+        slack : as for `probabilities`, of each.
+        """
+        raise NotImplementedError
+
+    def knows_second(self) -> bool:
+        """Whether `second` is given."""
+        return type(self).second is not AbstractPolicy.second
 
 
 class BestResponse(AbstractPolicy):
@@ -117,7 +134,8 @@ class BestResponse(AbstractPolicy):
             return jnp.ones(1, means.dtype)
         tolerance = self._tolerance(gain.dtype) + slack
         if half == 1:
-            return self._of_two(gain[0], jnp.abs(gain[0]) <= tolerance * size[0])
+            second = self.second((gain[0], size[0]), slack)
+            return jnp.stack([1 - second, second])
         best = jnp.argmax(gain)
         tied = gain.max() - gain <= tolerance * (size + size[best])
         # The best one ties with itself, whatever is not a number.
@@ -129,12 +147,12 @@ class BestResponse(AbstractPolicy):
         one = jnp.arange(half, dtype=best.dtype) == jnp.argmax(order)
         return (one if self.ties == "first" else one[::-1]).astype(gain.dtype)
 
-    def _of_two(self, gain: Float[Array, ""], tied: Bool[Array, ""]) -> Float[Array, "2"]:
-        """The same, element by element: for two actions it is half of a simulator's work."""
-        second = (gain > 0).astype(gain.dtype)
+    def second(self, means: Sequence[Float[Array, "*batch"]], slack: Array) -> Array:
+        """The same for two actions, element by element: half of a simulator's work."""
+        gain, size = means
+        tied = jnp.abs(gain) <= (self._tolerance(gain.dtype) + slack) * size
         share = {"first": 0.0, "last": 1.0, "uniform": 0.5}[self.ties]
-        second = jnp.where(tied, share, second)
-        return jnp.stack([1 - second, second])
+        return jnp.where(tied, share, (gain > 0).astype(gain.dtype))
 
 
 class EpsilonGreedy(AbstractPolicy):
@@ -179,6 +197,10 @@ class EpsilonGreedy(AbstractPolicy):
         """Of intended play: those of the best response."""
         return self.response.probabilities(means, slack)
 
+    def second(self, means: Sequence[Float[Array, "*batch"]], slack: Array) -> Array:
+        """Of intended play: that of the best response."""
+        return self.response.second(means, slack)
+
 
 class Logit(AbstractPolicy):
     """Play action a with probability proportional to exp(expected payoff / temperature).
@@ -212,6 +234,11 @@ class Logit(AbstractPolicy):
         """Softmax of expected payoffs over temperature."""
         return jax.nn.softmax(means / self.temperature.astype(means.dtype))
 
+    def second(self, means: Sequence[Float[Array, "*batch"]], slack: Array) -> Array:
+        """Logistic function of the difference of expected payoffs over temperature."""
+        first, second = means
+        return jax.nn.sigmoid((second - first) / self.temperature.astype(first.dtype))
+
 
 class ThompsonSampling(AbstractPolicy):
     """Play each action with the belief that it is the best: draw a model, best respond to it.
@@ -230,6 +257,10 @@ class ThompsonSampling(AbstractPolicy):
     ) -> Float[Array, " actions"]:
         """Belief that each action is the best."""
         return means
+
+    def second(self, means: Sequence[Float[Array, "*batch"]], slack: Array) -> Array:
+        """Belief that the second action is the best."""
+        return means[1] / (means[0] + means[1])
 
 
 class PolicyTable(eqx.Module):

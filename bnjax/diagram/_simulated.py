@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -12,11 +13,13 @@ from jaxtyping import Array, Bool, Float, Int
 from ..belief import AbstractMemory
 from ..equilibrium._tolerance import Tolerance
 from ..learning import Outcome, simulate
+from ..learning._simulate import as_finite
 from ..problem import AbstractProblem
 from ..response import AbstractPolicy
 from ._tiles import AbstractQuestion
 
 _FULL_TILE = 512
+_MOST_WEIGHTS = 2**28  # of the agents of all cells that an accelerator works on together
 
 
 class SimulatedCell(NamedTuple):
@@ -45,11 +48,15 @@ class Simulated(AbstractQuestion):
 
     def share(self, on_cpu: bool) -> int:
         """Cells that a device gets at a time: a cell takes long enough for few of them."""
-        return 64
+        return 64 if on_cpu else 4096
 
     def block(self, problem: AbstractProblem, on_cpu: bool) -> int:
-        """One cell: its agents already fill the vector lanes."""
-        return 1
+        """On a CPU one cell: its agents already fill the vector lanes."""
+        if on_cpu:
+            return 1
+        models = eqx.filter_eval_shape(as_finite, problem).num_models
+        most = max(1, _MOST_WEIGHTS // (self.num_agents * models))
+        return min(self.share(on_cpu), 1 << (most.bit_length() - 1))
 
     def answer(
         self,

@@ -80,12 +80,13 @@ def _table(agent: Agent) -> _Table:
     if not agent.policy.scale_free:
         # Scaled, so that a sum over models stays in range, and with the total weight beside it.
         ones = jnp.ones((num_models, 1), features.dtype)
-        features = jnp.concatenate([features / _scale(features), ones], axis=1)
+        features = jnp.concatenate([features / scale_of(features), ones], axis=1)
     steps, top = steps_between_refreshes(largest_log_range(likelihood), num_models)
     return _Table(factors, out, features.T, steps, top)
 
 
-def _scale(features: Array) -> Array:
+def scale_of(features: Array) -> Array:
+    """What features are divided by, so that sums over models stay in range."""
     size = jnp.abs(features).max()
     return jnp.where(size > 0, size, 1.0)
 
@@ -154,7 +155,7 @@ def run_blocked(
         """What happens in a step, packed in one number."""
         means = jnp.dot(table.features, weight, precision=lax.Precision.HIGHEST)
         if not agent.policy.scale_free:
-            means = means[:-1] / means[-1] * _scale(agent.table.features)
+            means = means[:-1] / means[-1] * scale_of(agent.table.features)
         intended = inverse_cdf(probabilities(means, slack), draw)
         trembled = fate >> (width * num_actions)
         action = jnp.where(trembled >= 16, trembled & 15, intended)

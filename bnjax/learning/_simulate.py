@@ -20,6 +20,7 @@ from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem, che
 from ..response import AbstractPolicy, BestResponse, check_policy
 from ._agent import Agent
 from ._blocked import can_run_blocked, run_blocked
+from ._kernel import can_run_kernel, run_kernel
 from ._memory_limit import check_fits
 from ._outcome import outcome_of
 from ._plain import Tile, run_plain
@@ -123,8 +124,9 @@ def simulate(
             f"`record.every` must be at most the number of steps, {num_steps}; got {record.every}."
         )
     lanes = _lanes(problem.num_models) if tile is None else whole("tile", tile)
-    blocked = can_run_blocked(problem, memory, record)
-    plan = _Plan(num_steps, record, lanes, blocked, blocked and _excludes(problem))
+    engine = _engine(problem, policy, memory, record, lanes)
+    excludes = engine != "plain" and _excludes(problem)
+    plan = _Plan(num_steps, record, lanes, engine, excludes)
     exploration = check_exploration(exploration).astype(dtype)
     population = _Population(problem, policy, memory, prior, exploration, key)
     if not is_concrete(population):
@@ -177,6 +179,20 @@ def _lanes(num_models: int) -> int:
     return min(most, max(64, 1 << (max(size // num_models, 1).bit_length() - 1)))
 
 
+def _engine(
+    problem: AbstractFiniteProblem,
+    policy: AbstractPolicy,
+    memory: AbstractMemory,
+    record: Record,
+    lanes: int,
+) -> str:
+    """Which simulator to use: the fastest that serves."""
+    if not can_run_blocked(problem, memory, record):
+        return "plain"
+    on_gpu = jax.default_backend() == "gpu"
+    return "kernel" if on_gpu and can_run_kernel(problem, policy, lanes, record) else "blocked"
+
+
 def _excludes(problem: AbstractFiniteProblem) -> bool:
     """Whether a model may rule out what happens; if that is not known, it may."""
     return not is_concrete(problem) or bool(_some_ruled_out(problem))
@@ -194,7 +210,7 @@ class _Plan:
     num_steps: int
     record: Record
     lanes: int
-    blocked: bool
+    engine: str
     excludes: bool
 
 
@@ -211,14 +227,15 @@ class _Population(eqx.Module):
 
 @eqx.filter_jit  # for what asks for nothing but its shapes, which then are remembered
 def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Simulation:
-    """Simulate tile number ``index``; many problems at once are simulated one after the other.
+    """Simulate tile number ``index``.
 
-    With agents in the vector lanes there is nothing to gain from more, and each problem goes
-    through its loops at its own pace.
+    On a CPU, many problems at once are simulated one after the other: with agents in the vector
+    lanes there is nothing to gain from more, and each goes through its loops at its own pace.
     """
     arrays, rest = eqx.partition(population, eqx.is_array)
+    on_cpu = jax.default_backend() == "cpu"
 
-    @jax.custom_batching.sequential_vmap
+    @(jax.custom_batching.sequential_vmap if on_cpu else lambda function: function)
     def run(arrays: Any, index: Array) -> Simulation:
         return _tile(plan, eqx.combine(arrays, rest), index)
 
@@ -235,7 +252,9 @@ def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
     if own:
         prior = prior[jnp.minimum(agents, prior.shape[0] - 1)]
     keys = agent_keys(population.key, agents)
-    if plan.blocked:
+    if plan.engine == "kernel":
+        done = run_kernel(agent, prior, keys, plan.num_steps, plan.excludes)
+    elif plan.engine == "blocked":
         done = run_blocked(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
     else:
         done = run_plain(agent, prior, keys, plan.num_steps, plan.record)
@@ -310,11 +329,11 @@ def _run(
     num_agents: int,
     progress: Callable[[int, int], None] | None,
 ) -> Simulation:
-    """Simulate all tiles on all devices, and gather the agents on the host."""
+    """Simulate all tiles on all devices; the agents of several devices are gathered on the host."""
     devices = mesh().size
     num_tiles = -(-num_agents // plan.lanes)
     population = jax.device_put(population, everywhere())
-    results: list[np.ndarray] = []
+    pieces: list[list[Any]] = []
     structure = None
     for start in range(0, num_tiles, _MOST_TILES * devices):
         each = -(-min(num_tiles - start, _MOST_TILES * devices) // devices)
@@ -323,14 +342,20 @@ def _run(
         shares: tuple[Array, Array] = jax.device_put((first, counts), split())
         done = _run_tiles(plan, population, *shares)
         leaves, structure = jax.tree.flatten(done)
-        where = start * plan.lanes, min((start + each * devices) * plan.lanes, num_agents)
-        for number, leaf in enumerate(leaves):
-            tiles = np.asarray(leaf).reshape(devices, _MOST_TILES, *leaf.shape[1:])[:, :each]
-            agents = tiles.reshape(devices * each * plan.lanes, *leaf.shape[2:])
-            if start == 0:
-                results.append(np.empty((num_agents, *agents.shape[1:]), agents.dtype))
-            results[number][where[0] : where[1]] = agents[: where[1] - where[0]]
+        stops = np.minimum((first + each) * plan.lanes, num_agents)
+        sizes = np.maximum(stops - first * plan.lanes, 0)
+        pieces.append([_gathered(leaf, sizes) for leaf in leaves])
         if progress is not None:
-            progress(where[1], num_agents)
+            progress(int(stops.max()), num_agents)
     assert structure is not None
-    return jax.tree.unflatten(structure, [jnp.asarray(x) for x in results])
+    join = jnp.concatenate if devices == 1 else np.concatenate
+    whole = [x[0] if len(x) == 1 else join(x) for x in zip(*pieces, strict=True)]
+    return jax.tree.unflatten(structure, [jnp.asarray(x) for x in whole])
+
+
+def _gathered(shares: Array, sizes: np.ndarray) -> Any:
+    """Agents of the devices' shares [tiles, lanes, ...], in order; one device keeps its own."""
+    parts = sorted(shares.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    rows = [part.data.reshape(-1, *shares.shape[2:]) for part in parts]
+    kept = [row[:size] for row, size in zip(rows, sizes.tolist(), strict=True)]
+    return kept[0] if len(kept) == 1 else np.concatenate([np.asarray(x) for x in kept])
