@@ -356,6 +356,6 @@ def _run(
 def _gathered(shares: Array, sizes: np.ndarray) -> Any:
     """Agents of the devices' shares [tiles, lanes, ...], in order; one device keeps its own."""
     parts = sorted(shares.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    rows = [part.data.reshape(-1, *shares.shape[2:]) for part in parts]
+    rows = [lax.collapse(part.data, 0, 2) for part in parts]
     kept = [row[:size] for row, size in zip(rows, sizes.tolist(), strict=True)]
     return kept[0] if len(kept) == 1 else np.concatenate([np.asarray(x) for x in kept])
