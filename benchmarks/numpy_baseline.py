@@ -129,10 +129,12 @@ class BestResponse:
     def table(self, payoffs: Floats) -> tuple[Floats, Floats]:
         """Features [M, F] of which a belief is asked for the means, and a log-weight [M] to add.
 
-        Gains on the mean payoff and their sizes, each model's scaled to at most one, and the
-        scale moved to its weight: a model that does not matter cannot crowd out others.
+        Gains on the best payoff (two actions: on the mean) and their sizes, each model's scaled to
+        at most one, and the scale moved to its weight: a model that does not matter cannot crowd
+        out others.
         """
-        gain = payoffs - payoffs.mean(1, keepdims=True)
+        two = payoffs.shape[1] == 2
+        gain = payoffs - (payoffs.mean if two else payoffs.max)(1, keepdims=True)
         gain[np.abs(gain) <= 0.5 * self.tolerance_in(payoffs.dtype) * np.ptp(payoffs)] = 0
         if payoffs.shape[1] == 2:
             gain = gain[:, 1:]
@@ -143,7 +145,9 @@ class BestResponse:
 
     def intend(self, means: Floats, slack: Any, number: Floats) -> Ints:
         """Intended actions [n] from means [n, F] under the belief, times any positive number."""
-        tolerance = slack + means.dtype.type(self.tolerance_in(means.dtype))
+        most = means.dtype.type(1 - 8 * np.finfo(means.dtype).eps)
+        tolerance = np.tanh(slack) + means.dtype.type(self.tolerance_in(means.dtype))
+        tolerance = np.minimum(tolerance, most)
         half = means.shape[1] // 2
         gain, size = means[:, :half], means[:, half:]
         if half == 1:  # two actions: the gain is that of the second

@@ -18,6 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 _FEW = 8
+_PART = 16  # terms of a sum that are written out together
 
 
 def sum_last(array: Float[Array, "*batch terms"]) -> Float[Array, "*batch"]:
@@ -32,19 +33,36 @@ def added_product(
     matrix: Float[Array, "rows terms"],
     columns: Float[Array, "terms *batch"],
 ) -> Float[Array, "rows *batch"]:
-    """``start`` and a matrix product, written out where there are few terms.
+    """``start`` and a matrix product, written out, in groups where there are many terms.
 
     Then it is part of the loop around. A sum that starts with something else than a product can be
     contracted to fused multiply-adds in one way only, so that its last bit does not depend on that
-    loop, and thus on the number of devices.
+    loop, and thus on the number of devices. (A library's matrix product splits the sum among as
+    many threads as it is given.)
     """
-    num = matrix.shape[1]
-    if num > 2 * _FEW:
-        whole = jnp.einsum("rt,t...->r...", matrix, columns, precision=lax.Precision.HIGHEST)
-        return start + whole
     wide = (slice(None), *(None,) * (columns.ndim - 1))
-    terms = [matrix[:, t][wide] * columns[t] for t in range(num)]
-    return functools.reduce(operator.add, terms, start)
+
+    def added(start: Array, matrix: Array, columns: Array) -> Array:
+        terms = [matrix[:, t][wide] * columns[t] for t in range(matrix.shape[1])]
+        return functools.reduce(operator.add, terms, start)
+
+    whole = matrix.shape[1] // _PART * _PART
+    if matrix.shape[1] <= 2 * _PART:
+        return added(start, matrix, columns)
+    parts = jnp.moveaxis(matrix[:, :whole].reshape(-1, whole // _PART, _PART), 1, 0)
+    groups = columns[:whole].reshape(-1, _PART, *columns.shape[1:])
+    start = jnp.broadcast_to(start, matrix.shape[:1] + columns.shape[1:])
+    total, _ = lax.scan(lambda sum, part: (added(sum, *part), None), start, (parts, groups))
+    return added(total, matrix[:, whole:], columns[whole:])
+
+
+def two_sum(
+    first: Float[Array, "*batch"], second: Float[Array, "*batch"]
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """A sum, and what rounding took from it, exactly (Knuth's TwoSum)."""
+    total = first + second
+    part = total - first
+    return total, (first - (total - part)) + (second - part)
 
 
 def implicit_root(function: Callable[[Array], Array], root: Float[Array, ""]) -> Float[Array, ""]:

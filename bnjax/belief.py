@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ._check import as_float, is_concrete
-from ._numerics import added_product
+from ._check import as_float, is_concrete, whole
+from ._numerics import added_product, two_sum
 from .problem import AbstractFiniteProblem
 
 
@@ -29,7 +29,8 @@ class Likelihood(eqx.Module):
 
     Parameters
     ----------
-    log_ratio : [M, A, F] log(model / truth) in nats by unit of each feature; 0 where infinite.
+    log_ratio : [M, A, F] log-likelihood in nats by unit of each feature, relative to the middle
+        between the least and the most likely model, so that sums stay small; 0 where infinite.
     ruled_out : [M, A, F] which features a model says cannot be.
     """
 
@@ -53,8 +54,8 @@ class Likelihood(eqx.Module):
 
         Returns
         -------
-        log-weights in nats (``-inf`` for dead models), relative to what the truth would have; and a
-        bound in nats on how far rounding may have moved each.
+        log-weights in nats (``-inf`` for dead models), up to what all models share; and a bound in
+        nats on how far rounding may have moved each.
         """
         flat = self.log_ratio.reshape(self.log_ratio.shape[0], -1)
         batch = evidence.shape[2:]
@@ -72,8 +73,12 @@ class Likelihood(eqx.Module):
 
 
 def likelihood(problem: AbstractFiniteProblem) -> Likelihood:
-    """Log-likelihood ratios of the models of a problem to its truth."""
-    return Likelihood(*jax.vmap(problem.consequence.log_ratio)(problem.models))
+    """Log-likelihoods of the models of a problem, up to what they share."""
+    log, out = jax.vmap(problem.consequence.log_ratio)(problem.models)
+    high = jnp.where(out, -jnp.inf, log).max(0)
+    low = jnp.where(out, jnp.inf, log).min(0)
+    middle = lax.stop_gradient(jnp.where(high >= low, 0.5 * (high + low), 0.0))
+    return Likelihood(jnp.where(out, 0.0, log - middle), out)
 
 
 class Observation(eqx.Module):
@@ -115,6 +120,10 @@ class AbstractMemory(eqx.Module):
         self, state: Any
     ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
         """Evidence, and which features of it are remembered to have been seen at all."""
+
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether the numbers of the memory make sense; for traced ones, which nothing refuses."""
+        return jnp.asarray(True)
 
 
 class PerfectMemory(AbstractMemory):
@@ -165,6 +174,10 @@ class DiscountedMemory(AbstractMemory):
         if is_concrete(self.rate) and not 0 < float(self.rate) < 1:
             raise ValueError(f"`rate` must lie inside (0, 1); got {float(self.rate):g}.")
 
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether the rate lies inside (0, 1)."""
+        return (self.rate > 0) & (self.rate < 1)
+
     def init(self, nothing: Float[Array, "actions features"]) -> Any:
         """Nothing seen."""
         return nothing, nothing != 0
@@ -198,33 +211,37 @@ class WindowMemory(AbstractMemory):
     length: int = eqx.field(static=True)
 
     def __init__(self, length: Any):
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise ValueError(f"`length` must be a whole number of at least 1; got {length!r}.")
-        self.length = length
+        self.length = whole("length", length)
 
     def init(self, nothing: Float[Array, "actions features"]) -> Any:
         """Empty places, which hold an observation without features."""
         places = jnp.zeros((self.length, nothing.shape[1]), nothing.dtype)
-        return nothing, jnp.zeros(self.length, jnp.int32), places
+        return nothing, nothing, jnp.zeros(self.length, jnp.int32), places
 
     def update(self, state: Any, observation: Observation, time: Int[Array, ""]) -> Any:
         """Put the observation in the place of the oldest."""
-        evidence, actions, features = state
+        evidence, rest, actions, features = state
         place = jnp.mod(time, self.length)
         # Without a thought for places out of bounds, so that it is done in place.
         at = partial(lax.dynamic_index_in_dim, index=place, axis=0, keepdims=False)
         put = partial(lax.dynamic_update_index_in_dim, index=place, axis=0)
-        return (
-            observation.added(Observation(at(actions), at(features)).added(evidence, times=-1.0)),
-            put(actions, observation.action),
-            put(features, observation.features),
-        )
+        oldest = Observation(at(actions), at(features))
+        # What rounding takes from a sum is kept beside it: sums of real numbers to which something
+        # is added and taken away for ever would drift.
+        for change in (
+            oldest.added(jnp.zeros_like(evidence), times=-1.0),
+            observation.added(0 * evidence),
+        ):
+            evidence, lost = two_sum(evidence, change)
+            rest = rest + lost
+        return evidence, rest, put(actions, observation.action), put(features, observation.features)
 
     def evidence(
         self, state: Any
     ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
         """Sums over the window; what is in it."""
-        return state[0], state[0] != 0
+        evidence = state[0] + state[1]
+        return evidence, evidence != 0
 
 
 def expected(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ._check import as_float, is_concrete
 from ._numerics import inverse_cdf, step_below, sum_last
@@ -68,6 +68,10 @@ class AbstractPolicy(eqx.Module):
         """
         raise NotImplementedError
 
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether the numbers of the policy make sense; for traced ones, which nothing refuses."""
+        return jnp.asarray(True)
+
     def knows_second(self) -> bool:
         """Whether `second` is given."""
         return type(self).second is not AbstractPolicy.second
@@ -76,11 +80,13 @@ class AbstractPolicy(eqx.Module):
 class BestResponse(AbstractPolicy):
     """Play an action of the highest expected payoff.
 
-    Two actions tie when the difference of their expected payoffs is at most ``tol_payoff + slack``
-    of what it would be if all models agreed on its sign, where slack is the rounding of the
-    belief, which grows with the evidence (in float32 to about 1e-5 nats after 500 steps, 1e-3
-    after 1e5). A model for which all actions pay the same to within ``tol_payoff`` of the payoff
-    range has no say.
+    Two actions tie when the difference of their expected payoffs is at most
+    ``tol_payoff + tanh(slack)`` of what it would be if all models agreed on its sign, where slack
+    bounds the rounding of log-weights in nats: nothing that it hides could turn the sign. It grows
+    with the evidence (in float32 to about 1e-4 after 500 steps, 1e-2 after 1e5); what all models
+    agree on is never a tie. With more than two actions, what it would be is bounded by the sum of
+    what the two fall short, in expectation, of the best action of each model. A model for which all
+    actions pay the same to within ``tol_payoff`` of the payoff range has no say.
 
     Parameters
     ----------
@@ -115,9 +121,22 @@ class BestResponse(AbstractPolicy):
         tolerance = default if self.tol_payoff is None else self.tol_payoff
         return jnp.asarray(tolerance, dtype)
 
+    def _margin(self, slack: Array, dtype: Any) -> Array:
+        """Weights off by exp(+-slack) hide a sign if gain <= tanh(slack) size, but not 1 size."""
+        most = 1 - 8 * float(jnp.finfo(dtype).eps)
+        return jnp.minimum(self._tolerance(dtype) + jnp.tanh(slack), most)
+
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether the tolerance is one."""
+        return jnp.asarray(True) if self.tol_payoff is None else self.tol_payoff >= 0
+
     def features(self, payoffs: Float[Array, "models actions"]) -> Float[Array, "models features"]:
-        """Payoffs less their mean over actions, and the size of that (two actions: of one)."""
-        gain = payoffs - payoffs.mean(1, keepdims=True)
+        """Payoffs less the best of each model, and sizes; of two actions, half their difference.
+
+        Not less the mean over actions: one terrible action would make all others seem equal.
+        """
+        two = payoffs.shape[1] == 2
+        gain = payoffs - (payoffs.mean if two else payoffs.max)(1, keepdims=True)
         negligible = 0.5 * self._tolerance(payoffs.dtype) * jnp.ptp(payoffs)
         gain = jnp.where(jnp.abs(gain) <= negligible, 0.0, gain)
         if payoffs.shape[1] <= 2:
@@ -132,10 +151,10 @@ class BestResponse(AbstractPolicy):
         gain, size = means[:half], means[half:]
         if half == 0:
             return jnp.ones(1, means.dtype)
-        tolerance = self._tolerance(gain.dtype) + slack
         if half == 1:
             second = self.second((gain[0], size[0]), slack)
             return jnp.stack([1 - second, second])
+        tolerance = self._margin(slack, gain.dtype)
         best = jnp.argmax(gain)
         tied = gain.max() - gain <= tolerance * (size + size[best])
         # The best one ties with itself, whatever is not a number.
@@ -150,7 +169,7 @@ class BestResponse(AbstractPolicy):
     def second(self, means: Sequence[Float[Array, "*batch"]], slack: Array) -> Array:
         """The same for two actions, element by element: half of a simulator's work."""
         gain, size = means
-        tied = jnp.abs(gain) <= (self._tolerance(gain.dtype) + slack) * size
+        tied = jnp.abs(gain) <= self._margin(slack, gain.dtype) * size
         share = {"first": 0.0, "last": 1.0, "uniform": 0.5}[self.ties]
         return jnp.where(tied, share, (gain > 0).astype(gain.dtype))
 
@@ -186,6 +205,10 @@ class EpsilonGreedy(AbstractPolicy):
     def exploration(self) -> Float[Array, ""]:
         """Probability with which play trembles to a uniform action."""
         return self.epsilon
+
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether epsilon is a probability, and the best response makes sense."""
+        return (self.epsilon >= 0) & (self.epsilon <= 1) & self.response.is_valid()
 
     def features(self, payoffs: Float[Array, "models actions"]) -> Float[Array, "models features"]:
         """Those of the best response."""
@@ -223,6 +246,10 @@ class Logit(AbstractPolicy):
             raise ValueError(
                 f"`temperature` must be a positive number; got {float(self.temperature):g}."
             )
+
+    def is_valid(self) -> Bool[Array, ""]:
+        """Whether the temperature is a positive number."""
+        return (self.temperature > 0) & jnp.isfinite(self.temperature)
 
     def features(self, payoffs: Float[Array, "models actions"]) -> Float[Array, "models features"]:
         """The payoffs themselves."""

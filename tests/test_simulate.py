@@ -604,3 +604,188 @@ def test_bad_records():
         bn.Trajectory(0)
     with pytest.raises(ValueError, match="`level` must lie inside"):
         bn.simulate(bn.scenarios.coin(), KEY, num_agents=2, num_steps=2).shares(1.0)
+
+
+# What reviews found
+
+
+def rates(*values):
+    return [[1 - value, value] for value in values]
+
+
+TOSSES = bn.Problem(
+    probs=rates(0.7, 0.6),
+    model_probs=[rates(t, 1 - t) for t in (0.3, 0.7)],
+    payoff=[[0.0, 1.0]] * 2,
+)
+
+
+def test_a_terrible_action_does_not_make_the_others_tie():
+    problem = bn.Problem(
+        probs=rates(0.5, 0.5, 0.5),
+        model_probs=[rates(0.3, 0.3, 0.3), rates(0.6, 0.6, 0.6)],
+        payoff=[[0.0, 0.0], [0.1, 0.1], [-1000.0, -1000.0]],
+    )
+    result = bn.simulate(problem, jax.random.key(0), num_agents=8, num_steps=5000)
+    assert (result.frequency[:, 1] == 1).all()
+
+
+def test_what_all_models_agree_on_is_never_a_tie():
+    problem = bn.GaussianProblem(
+        mean=[0.0, 0.0],
+        sd=[1.0, 1.0],
+        model_mean=[[10.0, 11.0], [11.0, 12.0]],
+        model_sd=np.ones((2, 2)),
+        payoff_intercept=[0.0, 0.0],
+        payoff_slope=[1.0, 1.0],
+    )
+    result = bn.simulate(problem, jax.random.key(0), num_agents=2, num_steps=50_000)
+    assert (result.frequency[:, 1] == 1).all()
+
+
+def test_no_tolerance_still_knows_ties():
+    """Rounding inside a block of products is part of what is judged a tie."""
+    policy = bn.BestResponse("first", 0.0)
+    result = bn.simulate(TOSSES, jax.random.key(1), num_agents=20_000, num_steps=200, policy=policy)
+    share = result.shares(0.999)["locked 0"]
+    assert share.low < 0.8 < share.high  # DESIGN: exact, at k = 0
+
+
+def test_a_problem_may_be_closed_over():
+    key = jax.random.key(0)
+
+    def play(key):
+        return bn.simulate(TOSSES, key, num_agents=4, num_steps=30).frequency
+
+    np.testing.assert_array_equal(jax.jit(play)(key), play(key))
+    prior = np.log([0.3, 0.7])
+    done = jax.jit(
+        lambda key: bn.simulate(TOSSES, key, num_agents=4, num_steps=30, log_prior=prior).frequency
+    )(key)
+    assert done.shape == (4, 2)
+
+
+def test_traced_nonsense_is_marked():
+    def outcome(success, temperature, prior):
+        problem = bn.scenarios.sycophancy(success, 0.6).discretize(5)
+        done = bn.simulate(
+            problem,
+            jax.random.key(0),
+            num_agents=3,
+            num_steps=20,
+            policy=bn.Logit(temperature),
+            log_prior=prior,
+        )
+        return done.outcome, done.frequency
+
+    priors = jnp.zeros((5, 5)).at[3].set(-jnp.inf).at[4, 0].set(jnp.nan)
+    codes, frequency = jax.jit(jax.vmap(outcome))(
+        jnp.asarray([0.7, 1.5, 0.7, 0.7, 0.7]), jnp.asarray([0.1, 0.1, -1.0, 0.1, 0.1]), priors
+    )
+    assert (codes[0] != bn.Outcome.INVALID).all()
+    assert (codes[1:] == bn.Outcome.INVALID).all()
+    assert np.isfinite(frequency[0]).all()
+    assert np.isnan(frequency[1:]).all()
+
+
+def test_two_steps_decide_nothing():
+    for steps, codes in ((1, {2}), (2, {2}), (3, {0, 1, 2})):
+        result = bn.simulate(TOSSES, jax.random.key(0), num_agents=6, num_steps=steps)
+        assert set(result.outcome.tolist()) <= codes
+
+
+def test_a_window_of_real_numbers_does_not_drift():
+    problem = bn.GaussianProblem(
+        mean=[0.0],
+        sd=[1.0],
+        model_mean=[[3.0], [-4.0]],
+        model_sd=[[1.0], [1.5]],
+        payoff_intercept=[0.0],
+        payoff_slope=[1.0],
+    )
+    agent = bn.Agent(problem, memory=bn.WindowMemory(10))
+    key = jax.random.key(3)
+
+    def one(carry, _):
+        state, last = carry
+        state, step = agent.step(key, state)
+        last = jnp.roll(last, -1, axis=0).at[-1].set(step.observation.features)
+        return (state, last), None
+
+    start = agent.init(), jnp.zeros((10, 3))
+    (state, last), _ = jax.jit(lambda s: jax.lax.scan(one, s, None, length=30_000))(start)
+    evidence, _ = agent.memory.evidence(state.memory)
+    exact = np.asarray(last, np.float64).sum(0)
+    np.testing.assert_allclose(evidence[0], exact, atol=4e-6)
+
+
+def test_memory_is_bounded_for_long_trajectories_and_windows():
+    record = bn.Trajectory(1, beliefs=True)
+    problem = bn.scenarios.sycophancy(0.7, 0.6).discretize(64)
+    one = bn.simulate(problem, jax.random.key(0), num_agents=1, num_steps=300, record=record)
+    assert one.trajectory.belief.shape == (1, 300, 64)
+    memory = bn.WindowMemory(2_000_000)  # no more places than steps
+    short = bn.simulate(TOSSES, jax.random.key(0), num_agents=3, num_steps=10, memory=memory)
+    perfect = bn.simulate(TOSSES, jax.random.key(0), num_agents=3, num_steps=10)
+    np.testing.assert_array_equal(short.frequency, perfect.frequency)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        pytest.param(lambda means: jnp.ones(3) / 3, "shape", id="too many"),
+        pytest.param(lambda means: jnp.argmax(means), "shape", id="an index"),
+        pytest.param(lambda means: jnp.exp(means), "sum to one", id="not normalised"),
+        pytest.param(lambda means: jnp.full(2, jnp.nan), "sum to one", id="NaN"),
+    ],
+)
+def test_a_policy_of_ones_own_is_checked(answer, message):
+    class Own(bn.AbstractPolicy):
+        def features(self, payoffs):
+            return payoffs
+
+        def probabilities(self, means, slack):
+            return answer(means)
+
+    with pytest.raises(ValueError, match=r"policy\.probabilities.*" + message):
+        bn.simulate(TOSSES, jax.random.key(0), num_agents=2, num_steps=5, policy=Own())
+
+
+def test_a_memory_and_a_statistic_of_ones_own_are_checked():
+    class Own(bn.AbstractMemory):
+        def init(self, nothing):
+            return nothing
+
+        def update(self, state, observation, time):
+            return state, time
+
+        def evidence(self, state):
+            return state, state != 0
+
+    few = {"num_agents": 2, "num_steps": 5}
+    with pytest.raises(ValueError, match=r"memory\.update"):
+        bn.simulate(TOSSES, jax.random.key(0), memory=Own(), **few)
+    record = bn.Running(lambda agent: jnp.zeros(()), lambda carry, *_: (carry, carry))
+    with pytest.raises(ValueError, match=r"record\.update"):
+        bn.simulate(TOSSES, jax.random.key(0), record=record, **few)
+
+
+def test_agents_are_checked_as_populations_are():
+    assert bn.Agent(bn.scenarios.sycophancy(0.7, 0.6)).problem.num_models > 2
+    with pytest.raises(ValueError, match="log_prior"):
+        bn.Agent(TOSSES, log_prior=jnp.zeros(3))
+    assert bn.WindowMemory(np.int64(5)).length == 5
+
+
+def test_step_by_step_play_has_reverse_derivatives():
+    def last(log_prior):
+        agent = {"policy": bn.Logit(0.1), "memory": bn.DiscountedMemory(0.1)}
+        few = {"num_agents": 2, "num_steps": 5}
+        done = bn.simulate(TOSSES, jax.random.key(0), log_prior=log_prior, **agent, **few)
+        return done.belief[:, 0].sum()
+
+    prior = jnp.log(jnp.asarray([0.4, 0.6]))
+    reverse = jax.grad(last)(prior)
+    forward = jax.jacfwd(last)(prior)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-4)
+    assert abs(reverse[0]) > 1e-3

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..belief import AbstractMemory
 from ..equilibrium._tolerance import Tolerance
 from ..learning import Outcome, simulate
-from ..learning._simulate import as_finite
+from ..learning._agent import as_finite
 from ..problem import AbstractProblem
 from ..response import AbstractPolicy
 from ._tiles import AbstractQuestion

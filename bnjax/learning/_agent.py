@@ -9,12 +9,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from .._check import check_exploration
+from .._check import as_float, check_exploration, check_shape
 from .._numerics import uniform
-from ..belief import AbstractMemory, Likelihood, Observation, PerfectMemory, expected, likelihood
-from ..problem import AbstractFiniteProblem
-from ..response import AbstractPolicy, BestResponse, PolicyTable, choose, policy_table
+from ..belief import (
+    AbstractMemory,
+    Likelihood,
+    Observation,
+    PerfectMemory,
+    check_memory,
+    expected,
+    likelihood,
+)
+from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem, check_problem
+from ..response import (
+    AbstractPolicy,
+    BestResponse,
+    PolicyTable,
+    check_policy,
+    choose,
+    policy_table,
+)
 from ._random import words
+
+
+def as_finite(problem: AbstractProblem) -> AbstractFiniteProblem:
+    """The problem itself, or on the solver's grid if its models are a continuum."""
+    if isinstance(problem, FamilyProblem):
+        return problem.discretize()
+    check_problem(problem)
+    assert isinstance(problem, AbstractFiniteProblem)
+    return problem
 
 
 class AgentState(eqx.Module):
@@ -56,7 +80,7 @@ class Agent(eqx.Module):
 
     Parameters
     ----------
-    problem : finitely many models.
+    problem : any problem; a continuum of models is replaced by ``problem.discretize()``.
     policy : how it plays, given what it believes. Default: best response.
     memory : what it remembers. Default: everything.
     log_prior : [M] log-weights in nats. Default: those of the problem.
@@ -72,6 +96,9 @@ class Agent(eqx.Module):
     ...     state, step = agent.step(key, state)
     >>> int(state.time), agent.belief(state).shape
     (3, (2,))
+
+    To compile a step, use ``equinox.filter_jit(agent.step)``: an agent is a pytree, and
+    `jax.jit` does not take methods of one.
     """
 
     problem: AbstractFiniteProblem
@@ -84,15 +111,20 @@ class Agent(eqx.Module):
 
     def __init__(
         self,
-        problem: AbstractFiniteProblem,
+        problem: AbstractProblem,
         policy: AbstractPolicy | None = None,
         memory: AbstractMemory | None = None,
         log_prior: Any = None,
         exploration: Any = 0.0,
     ):
-        self.problem = problem
+        self.problem = problem = as_finite(problem)
         self.policy = BestResponse() if policy is None else policy
+        check_policy(self.policy)
         self.memory = PerfectMemory() if memory is None else memory
+        check_memory(self.memory)
+        if log_prior is not None:
+            log_prior = as_float("log_prior", log_prior).astype(problem.log_prior.dtype)
+            check_shape("log_prior", log_prior, problem.log_prior.shape, "models")
         self.log_prior = problem.log_prior if log_prior is None else log_prior
         self.exploration = check_exploration(exploration)
         self.likelihood = likelihood(problem)

@@ -35,7 +35,7 @@ from ._plain import Tile, snapshot
 from ._random import words
 from ._record import Record, Running, Tally, Trajectory, quarters
 
-_DRAWS = 32  # steps whose random words are made together
+_DRAWS = 32  # steps whose random words are made together, at most
 _MOST_CODES = 16  # pairs of action and consequence between which likelihoods are selected
 
 
@@ -85,6 +85,11 @@ def _table(agent: Agent) -> _Table:
     return _Table(factors, out, features.T, steps, top)
 
 
+def rounding_of_a_step(dtype: Any) -> float:
+    """How far, in nats, one multiplication by a rounded likelihood may move a weight."""
+    return 2 * float(jnp.finfo(dtype).eps)
+
+
 def scale_of(features: Array) -> Array:
     """What features are divided by, so that sums over models stay in range."""
     size = jnp.abs(features).max()
@@ -118,7 +123,9 @@ def run_blocked(
     probabilities = jax.vmap(agent.policy.probabilities, in_axes=(-1, -1), out_axes=-1)
     num_codes = num_actions * num_features
     width = (num_features - 1).bit_length()  # bits of a consequence
-    steps_made = jnp.arange(_DRAWS, dtype=jnp.int32)[:, None]
+    # No more than are used before the next snapshot.
+    num_draws = min(_DRAWS, record.every if isinstance(record, Trajectory) else num_steps)
+    steps_made = jnp.arange(num_draws, dtype=jnp.int32)[:, None]
 
     def log_belief(counts: Array) -> tuple[Array, Array]:
         evidence = counts.reshape(num_actions, num_features, -1)
@@ -173,6 +180,10 @@ def run_blocked(
         at = partial(lax.dynamic_index_in_dim, keepdims=False, **plain)
         write = partial(lax.dynamic_update_index_in_dim, **plain)
 
+        def aged(i: Array) -> Array:
+            """Rounding of the weights: that of the refresh, and of all products since."""
+            return slack + (i - done).astype(dtype) * rounding_of_a_step(dtype)
+
         # What happens in a step waits, packed in one number, for the next: so it is computed once
         # and then used by all that follows from it. (A compiler that fuses would otherwise
         # compute it anew for each use.) The last observation of a block never meets the weights,
@@ -181,7 +192,7 @@ def run_blocked(
             weight, history, packed, i, _ = carry
             code, _ = _unpack(packed, num_codes)
             weight = weight * _select([row[:, None] for row in table.factors], code)
-            packed = decide(weight, slack, at(draw, i), at(fate, i))
+            packed = decide(weight, aged(i), at(draw, i), at(fate, i))
             return weight, write(history, packed, i), packed, i + 1, kills(packed)
 
         def kills(packed: Array) -> Array:
@@ -204,9 +215,9 @@ def run_blocked(
     def draws(state: tuple, until: Array) -> tuple:
         """As many steps as share one making of random words."""
         lanes, time = state
-        chance = foresee(words(keys, time, _DRAWS))
-        limit = jnp.minimum(_DRAWS, until - time)
-        begin = lanes.counts, jnp.zeros((_DRAWS, num_lanes), jnp.int32), jnp.zeros((), jnp.int32)
+        chance = foresee(words(keys, time, num_draws))
+        limit = jnp.minimum(num_draws, until - time)
+        begin = lanes.counts, jnp.zeros((num_draws, num_lanes), jnp.int32), jnp.zeros((), jnp.int32)
         counts, history, _ = lax.while_loop(
             lambda inner: inner[2] < limit, lambda inner: block(inner, chance, limit), begin
         )

@@ -25,7 +25,7 @@ from ..belief import largest_log_range, steps_between_refreshes
 from ..problem import AbstractFiniteProblem
 from ..response import AbstractPolicy, tremble
 from ._agent import Agent
-from ._blocked import scale_of
+from ._blocked import rounding_of_a_step, scale_of
 from ._plain import Tile
 from ._random import threefry
 from ._record import Record, Tally, quarters
@@ -200,7 +200,9 @@ def run_kernel(
 
             def step(carry: tuple) -> tuple:
                 weight, s, stop = carry
-                intended, action, code = decide(s.time, weight, slack)
+                age = (s.time - state.time).astype(dtype)
+                rounding = slack + age * rounding_of_a_step(dtype)
+                intended, action, code = decide(s.time, weight, rounding)
                 weight = weight * factor_ref[model, jnp.broadcast_to(code[None], model.shape)]
                 new = [(code == k).astype(jnp.int32) for k in range(num_codes)]
                 changed = ((intended != s.intended) & (s.time > 0)).astype(jnp.int32)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
-
-import jax
 
 _COPIES = 2  # of the results: as they are gathered, and as they are returned
 
 
-def check_fits(tile: Any, num_agents: int) -> None:
-    """Raise if the results of all agents, each like those of one tile, would not fit.
+def check_fits(each: int, num_agents: int, at_once: int) -> None:
+    """Raise if the results of all agents would not fit.
 
     Parameters
     ----------
-    tile : shapes of the results of a tile; the first dimension is the agents.
+    each : bytes of the results of an agent, and of what it remembers.
     num_agents : how many agents there are in all.
+    at_once : how many of them, or of those that fill the last tile, are being worked on.
     """
     available = available_memory()
-    size = num_agents * sum(
-        math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tile)
-    )
-    if available is not None and _COPIES * size > available:
+    size = each * num_agents
+    if available is not None and _COPIES * size + each * at_once > available:
         raise ValueError(
-            f"the results of {num_agents:,} agents would take {_readable(size)}, and twice that "
-            f"while they are gathered; {_readable(available)} of memory are free. Record fewer "
-            "snapshots (`record.every`), leave out `beliefs`, or simulate fewer agents."
+            f"the results of {num_agents:,} agents would take {_readable(size)}, twice that while "
+            f"they are gathered, and {_readable(each * at_once)} more to work with; "
+            f"{_readable(available)} of memory are free. Record fewer snapshots (`record.every`), "
+            "leave out `beliefs`, remember less (`memory`), or simulate fewer agents."
         )
 
 

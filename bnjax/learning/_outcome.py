@@ -7,9 +7,9 @@ import enum
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from ._record import Tally
+from ._record import Tally, quarters
 
 
 class Outcome(enum.IntEnum):
@@ -28,19 +28,27 @@ class Outcome(enum.IntEnum):
         It changed the action it intends in the third quarter and again in the fourth: it
         cycles, or mixes; its frequencies say how.
     UNDECIDED
-        Neither: it changed its action late, and then stopped, or began to.
+        Neither: it changed its action late, and then stopped, or began to; or there were too few
+        steps (one or two) for either quarter to show anything.
+    INVALID
+        What it was given makes no sense (only where values were traced, so that nothing could
+        refuse them): a probability outside [0, 1], NaN, a prior without support, ...
     """
 
     LOCKED = 0
     MIXING = 1
     UNDECIDED = 2
+    INVALID = 3
 
 
-def outcome_of(tally: Tally) -> Int[Array, "*batch"]:
+def outcome_of(tally: Tally, num_steps: int, valid: Bool[Array, "*#batch"]) -> Int[Array, "*batch"]:
     """Code of `Outcome` from the final statistics."""
+    half, late = quarters(num_steps)
     third, fourth = tally.switches[..., 0], tally.switches[..., 1]
     code = jnp.where((third > 0) & (fourth > 0), int(Outcome.MIXING), int(Outcome.UNDECIDED))
-    return jnp.where((third == 0) & (fourth == 0), int(Outcome.LOCKED), code).astype(jnp.int32)
+    if half < late < num_steps:
+        code = jnp.where((third == 0) & (fourth == 0), int(Outcome.LOCKED), code)
+    return jnp.where(valid, code, int(Outcome.INVALID)).astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._check import whole
 from ._agent import Agent, AgentState, Step
 
 
@@ -30,9 +31,7 @@ class Trajectory(eqx.Module):
     beliefs: bool = eqx.field(static=True)
 
     def __init__(self, every: Any, beliefs: bool = False):
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` must be a whole number of at least 1; got {every!r}.")
-        self.every = every
+        self.every = whole("every", every)
         self.beliefs = bool(beliefs)
 
 

@@ -69,7 +69,8 @@ class Simulation(eqx.Module):
         Returns
         -------
         dict
-            ``"locked 0"``, ``"locked 1"``, ... by action, ``"mixing"`` and ``"undecided"``.
+            ``"locked 0"``, ``"locked 1"``, ... by action, ``"mixing"`` and ``"undecided"``; and
+            ``"invalid"``, if there are such.
 
         Raises
         ------
@@ -81,6 +82,8 @@ class Simulation(eqx.Module):
         masks = {f"locked {a}": locked & (intended == a) for a in range(self.frequency.shape[-1])}
         masks["mixing"] = outcome == Outcome.MIXING
         masks["undecided"] = outcome == Outcome.UNDECIDED
+        if (invalid := outcome == Outcome.INVALID).any():
+            masks["invalid"] = invalid
         return {name: share_of(mask, level) for name, mask in masks.items()}
 
     def summary(self, problem: Any, level: float = 0.99) -> str:

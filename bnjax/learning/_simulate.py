@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,18 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._check import as_float, check_exploration, check_key, is_concrete, whole
 from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split
-from ..belief import AbstractMemory, PerfectMemory, check_memory, likelihood
-from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem, check_problem
+from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, likelihood
+from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
-from ._agent import Agent
+from ._agent import Agent, as_finite
 from ._blocked import can_run_blocked, run_blocked
 from ._kernel import can_run_kernel, run_kernel
 from ._memory_limit import check_fits
 from ._outcome import outcome_of
+from ._own import check_own
 from ._plain import Tile, run_plain
 from ._random import agent_keys
 from ._record import Record, Running, Trajectory, quarters
@@ -31,9 +33,10 @@ from ._results import Simulation
 # Weights of a tile on a CPU: they should stay in the second-level cache.
 _TILE_CPU, _TILE_ACCELERATOR = 32_768, 4_194_304
 _MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 512, 65_536
-# Tiles that a device has room for at a time: progress moves, and memory stays bounded. One number
+# Tiles that a device has room for at a time: progress moves, and memory stays bounded. The same
 # for all populations, because a compiler may round differently where a shape differs.
 _MOST_TILES = 16
+_MOST_TILE_BYTES, _MOST_ROOM_BYTES = 2**26, 2**28
 
 
 def simulate(
@@ -92,7 +95,13 @@ def simulate(
     -----
     In float32 a belief that rests on n observations carries a rounding of about 1e-7 n nats; ties
     are judged with that in mind (see `BestResponse`). Up to 1e5 steps that is harmless; beyond, use
-    float64.
+    float64. Chance comes in steps of 2^-24 in float32 and 2^-32 in float64: what is much rarer
+    than that happens too often or never.
+
+    Forward-mode derivatives, with the play that happens held fixed, exist for every simulation;
+    reverse mode only for those that run step by step (a memory other than `PerfectMemory`, Gaussian
+    consequences, or a `Running` record). What chance does with them is not in either: see
+    `bnjax.design`.
 
     Examples
     --------
@@ -123,27 +132,21 @@ def simulate(
         raise ValueError(
             f"`record.every` must be at most the number of steps, {num_steps}; got {record.every}."
         )
-    lanes = _lanes(problem.num_models) if tile is None else whole("tile", tile)
-    engine = _engine(problem, policy, memory, record, lanes)
-    excludes = engine != "plain" and _excludes(problem)
-    plan = _Plan(num_steps, record, lanes, engine, excludes)
+    if progress is not None and not callable(progress):
+        raise ValueError(f"`progress` must be a function; got {progress!r}.")
+    if isinstance(memory, WindowMemory):
+        memory = WindowMemory(min(memory.length, num_steps))  # no places that stay empty
+    check_own(problem, policy, memory, record)
     exploration = check_exploration(exploration).astype(dtype)
     population = _Population(problem, policy, memory, prior, exploration, key)
+    tile = None if tile is None else whole("tile", tile)
+    plan, each = _plan(population, num_steps, record, tile)
     if not is_concrete(population):
-        tiles = jnp.arange(-(-num_agents // lanes), dtype=jnp.int32)
+        tiles = jnp.arange(-(-num_agents // plan.lanes), dtype=jnp.int32)
         stacked = lax.map(lambda i: _run_tile(plan, population, i), tiles)
         return _merge(stacked, num_agents)
-    check_fits(eqx.filter_eval_shape(_run_tile, plan, population, jnp.int32(0)), num_agents)
+    check_fits(each, num_agents, mesh().size * (plan.tiles + 2) * plan.lanes)
     return _run(plan, population, num_agents, progress)
-
-
-def as_finite(problem: AbstractProblem) -> AbstractFiniteProblem:
-    """The problem itself, or on the solver's grid if its models are a continuum."""
-    if isinstance(problem, FamilyProblem):
-        return problem.discretize()
-    check_problem(problem)
-    assert isinstance(problem, AbstractFiniteProblem)
-    return problem
 
 
 def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) -> Array:
@@ -162,7 +165,8 @@ def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) 
         values = np.asarray(array)
         if np.isnan(values).any() or (values == np.inf).any():
             raise ValueError("`log_prior` must hold finite log-weights or -inf; got NaN or +inf.")
-        survives = ~np.asarray(problem.reduced_form().ruled_out).any(1)
+        with jax.ensure_compile_time_eval():  # also inside a function that is being traced
+            survives = ~np.asarray(problem.reduced_form().ruled_out).any(1)
         if not (values[..., survives] > -np.inf).any(-1).all():
             raise ValueError(
                 "`log_prior` must support, for every agent, a model that allows everything that "
@@ -177,6 +181,37 @@ def _lanes(num_models: int) -> int:
     size = _TILE_CPU if on_cpu else _TILE_ACCELERATOR
     most = _MOST_LANES_CPU if on_cpu else _MOST_LANES_ACCELERATOR
     return min(most, max(64, 1 << (max(size // num_models, 1).bit_length() - 1)))
+
+
+def _plan(
+    population: _Population, num_steps: int, record: Record, tile: int | None
+) -> tuple[_Plan, int]:
+    """How to simulate, whatever the number of agents; and the bytes that each takes."""
+    problem, policy, memory = population.problem, population.policy, population.memory
+    lanes = _lanes(problem.num_models) if tile is None else tile
+    engine = _engine(problem, policy, memory, record, lanes)
+    excludes = engine != "plain" and _excludes(problem)
+    plan = _Plan(num_steps, record, lanes, engine, excludes, 1)
+    size = _bytes(plan, population)
+    if tile is None:
+        while lanes > 1 and lanes * size > _MOST_TILE_BYTES:
+            lanes //= 2
+    tiles = min(_MOST_TILES, max(1, _MOST_ROOM_BYTES // (lanes * size)))
+    return dataclasses.replace(plan, lanes=lanes, tiles=tiles), size
+
+
+def _bytes(plan: _Plan, population: _Population) -> int:
+    """Bytes that the results of an agent take, and what it remembers."""
+    done = eqx.filter_eval_shape(_run_tile, plan, population, jnp.int32(0))
+    memory = eqx.filter_eval_shape(_remembered, population)
+    shapes = [(x.shape[1:], x.dtype) for x in jax.tree.leaves(done)]
+    shapes += [(x.shape, x.dtype) for x in jax.tree.leaves(memory)]
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
+
+
+@eqx.filter_jit  # as `_run_tile`: so that the shapes are remembered
+def _remembered(population: _Population) -> Any:
+    return Agent(population.problem, population.policy, population.memory).init().memory
 
 
 def _engine(
@@ -195,7 +230,10 @@ def _engine(
 
 def _excludes(problem: AbstractFiniteProblem) -> bool:
     """Whether a model may rule out what happens; if that is not known, it may."""
-    return not is_concrete(problem) or bool(_some_ruled_out(problem))
+    if not is_concrete(problem):
+        return True
+    with jax.ensure_compile_time_eval():  # also inside a function that is being traced
+        return bool(_some_ruled_out(problem))
 
 
 @eqx.filter_jit
@@ -212,6 +250,7 @@ class _Plan:
     lanes: int
     engine: str
     excludes: bool
+    tiles: int
 
 
 class _Population(eqx.Module):
@@ -229,13 +268,14 @@ class _Population(eqx.Module):
 def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Simulation:
     """Simulate tile number ``index``.
 
-    On a CPU, many problems at once are simulated one after the other: with agents in the vector
-    lanes there is nothing to gain from more, and each goes through its loops at its own pace.
+    In blocks on a CPU, many problems at once are simulated one after the other: with agents in the
+    vector lanes there is nothing to gain from more, and each goes through its loops at its own
+    pace.
     """
     arrays, rest = eqx.partition(population, eqx.is_array)
-    on_cpu = jax.default_backend() == "cpu"
+    in_turn = plan.engine == "blocked" and jax.default_backend() == "cpu"
 
-    @(jax.custom_batching.sequential_vmap if on_cpu else lambda function: function)
+    @(jax.custom_batching.sequential_vmap if in_turn else lambda function: function)
     def run(arrays: Any, index: Array) -> Simulation:
         return _tile(plan, eqx.combine(arrays, rest), index)
 
@@ -258,10 +298,20 @@ def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
         done = run_blocked(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
     else:
         done = run_plain(agent, prior, keys, plan.num_steps, plan.record)
-    return _simulation(plan, agent, done)
+    return _simulation(plan, agent, done, _makes_sense(population, prior))
 
 
-def _simulation(plan: _Plan, agent: Agent, done: Tile) -> Simulation:
+def _makes_sense(population: _Population, prior: Array) -> Bool[Array, "*agents"]:
+    """Whether what was given does; of traced values nothing could be refused before."""
+    problem, exploration = population.problem, population.exploration
+    survives = ~problem.reduced_form().ruled_out.any(1)
+    supported = ((prior > -jnp.inf) & survives).any(-1) & (prior < jnp.inf).all(-1)
+    numbers = population.policy.is_valid() & population.memory.is_valid()
+    trembles = (exploration >= 0) & (exploration <= 1)
+    return problem.is_valid() & numbers & trembles & supported
+
+
+def _simulation(plan: _Plan, agent: Agent, done: Tile, valid: Array) -> Simulation:
     truth, tally = agent.problem.consequence, done.tally
     # A sum as a product with ones: how XLA groups the terms of another depends on how many devices
     # there are.
@@ -274,16 +324,20 @@ def _simulation(plan: _Plan, agent: Agent, done: Tile) -> Simulation:
     )
     dtype = log_belief.dtype
     late_steps = plan.num_steps - quarters(plan.num_steps)[0]
+
+    def sensible(array: Array) -> Array:
+        return jnp.where(valid.reshape(-1, *(1,) * (array.ndim - 1)), array, jnp.nan)
+
     return Simulation(
-        frequency=jax.vmap(truth.action_counts)(tally.evidence) / plan.num_steps,
-        late_frequency=tally.late.astype(dtype) / late_steps,
-        log_belief=log_belief,
-        mean_theta=theta,
-        mean_payoff=jax.vmap(truth.total_payoff)(tally.evidence) / plan.num_steps,
+        frequency=sensible(jax.vmap(truth.action_counts)(tally.evidence) / plan.num_steps),
+        late_frequency=sensible(tally.late.astype(dtype) / late_steps),
+        log_belief=sensible(log_belief),
+        mean_theta=sensible(theta),
+        mean_payoff=sensible(jax.vmap(truth.total_payoff)(tally.evidence) / plan.num_steps),
         intended=tally.intended,
         since=tally.since,
         switches=tally.switches,
-        outcome=outcome_of(tally),
+        outcome=outcome_of(tally, plan.num_steps, valid),
         trajectory=done.trajectory,
         record=done.record,
         num_steps=plan.num_steps,
@@ -306,7 +360,7 @@ def _run_tiles(plan: _Plan, population: _Population, first: Array, counts: Array
 
     def share(population: _Population, first: Array, counts: Array) -> Simulation:
         shapes = jax.eval_shape(lambda i: _run_tile(plan, population, i), first[0])
-        room = jax.tree.map(lambda x: jnp.zeros((_MOST_TILES, *x.shape), x.dtype), shapes)
+        room = jax.tree.map(lambda x: jnp.zeros((plan.tiles, *x.shape), x.dtype), shapes)
 
         def one(i: Array, room: Simulation) -> Simulation:
             new = _run_tile(plan, population, first[0] + i)
@@ -335,8 +389,8 @@ def _run(
     population = jax.device_put(population, everywhere())
     pieces: list[list[Any]] = []
     structure = None
-    for start in range(0, num_tiles, _MOST_TILES * devices):
-        each = -(-min(num_tiles - start, _MOST_TILES * devices) // devices)
+    for start in range(0, num_tiles, plan.tiles * devices):
+        each = -(-min(num_tiles - start, plan.tiles * devices) // devices)
         first = start + each * np.arange(devices, dtype=np.int32)
         counts = np.clip(num_tiles - first, 0, each).astype(np.int32)
         shares: tuple[Array, Array] = jax.device_put((first, counts), split())
