@@ -8,6 +8,7 @@ populations that learn in them, as pure functions of pytrees: one problem, or a 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import design as design
 from . import scenarios as scenarios
 from .belief import AbstractMemory as AbstractMemory
 from .belief import DiscountedMemory as DiscountedMemory
@@ -96,6 +97,7 @@ __all__ = [
     "basins",
     "best_fit_dynamics",
     "certify",
+    "design",
     "equilibria",
     "mean_field",
     "phase",

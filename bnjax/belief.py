@@ -257,7 +257,9 @@ def expected(
     """
     wide = (..., *(None,) * (log_weight.ndim - 1))
     log = log_weight + log_size[wide]
-    peak = log.max(0)
+    # It cancels, and a maximum has a derivative of 0 / 0 where a compiler computes its argument
+    # twice, and rounds in two ways: then no entry equals it.
+    peak = lax.stop_gradient(log.max(0))
     weight = jnp.exp(log - jnp.where(peak > -jnp.inf, peak, 0.0))
     total = jnp.maximum(weight.sum(0), jnp.finfo(weight.dtype).tiny)
     mean = jnp.einsum("mf,m...->f...", features, weight, precision=lax.Precision.HIGHEST) / total

@@ -376,6 +376,14 @@ def test_vmap_equals_a_loop():
             np.testing.assert_array_equal(a[i], b)
 
 
+@pytest.mark.parametrize("log_prior", [None, [0.0, 1.0]], ids=["its prior", "another"])
+def test_only_the_key_may_be_traced(log_prior):
+    options = {"num_agents": 10, "num_steps": 3, "log_prior": log_prior}
+    problem = two_models(0.7, 0.6, 0)
+    shape = jax.eval_shape(lambda key: bn.simulate(problem, key, **options).outcome, KEY)
+    assert shape.shape == (10,)
+
+
 def test_one_compilation_for_all_values():
     problem = one_axis(0.4, 0.4)
     bn.simulate(problem, KEY, num_agents=100, num_steps=20, tile=32)
