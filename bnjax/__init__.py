@@ -21,12 +21,17 @@ from .equilibrium import Certificate as Certificate
 from .equilibrium import Equilibria as Equilibria
 from .equilibrium import Phase as Phase
 from .equilibrium import Rationalizable as Rationalizable
+from .equilibrium import SmoothEquilibrium as SmoothEquilibrium
+from .equilibrium import SmoothPath as SmoothPath
+from .equilibrium import SolveStatus as SolveStatus
 from .equilibrium import Stability as Stability
 from .equilibrium import Witness as Witness
 from .equilibrium import certify as certify
 from .equilibrium import equilibria as equilibria
 from .equilibrium import phase as phase
 from .equilibrium import rationalizable as rationalizable
+from .equilibrium import smooth_equilibrium as smooth_equilibrium
+from .equilibrium import smooth_path as smooth_path
 from .family import Family as Family
 from .learning import Agent as Agent
 from .learning import AgentState as AgentState
@@ -87,7 +92,10 @@ __all__ = [
     "Running",
     "Share",
     "Simulation",
+    "SmoothEquilibrium",
+    "SmoothPath",
     "Snapshot",
+    "SolveStatus",
     "Stability",
     "Step",
     "ThompsonSampling",
@@ -106,6 +114,8 @@ __all__ = [
     "rationalizable",
     "scenarios",
     "simulate",
+    "smooth_equilibrium",
+    "smooth_path",
 ]
 
 __version__ = "0.1.0"

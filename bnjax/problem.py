@@ -175,7 +175,7 @@ def check_problem(problem: Any) -> None:
         raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
 
 
-def _as_log_prior(log_prior: Any, num_models: int) -> Array:
+def as_log_prior(log_prior: Any, num_models: int) -> Array:
     """Return normalised log-weights [M]; -inf marks a model outside the support."""
     if log_prior is None:
         return jnp.full(num_models, -jnp.log(jnp.asarray(num_models, jnp.result_type(float))))
@@ -273,7 +273,7 @@ class Problem(AbstractFiniteProblem):
         self.consequence.check_model("model_probs", self.model_probs)
         num_models, num_actions, num_consequences = self.model_probs.shape
         check_some("model_probs", num_models)
-        self.log_prior = _as_log_prior(log_prior, num_models)
+        self.log_prior = as_log_prior(log_prior, num_models)
         self.theta = _as_theta(theta, num_models)
         self.safe = as_safe(safe, num_actions)
         self.action_names = as_names("action_names", action_names, num_actions, "action")
@@ -374,7 +374,7 @@ class GaussianProblem(AbstractFiniteProblem):
         self.consequence.check_model(("model_mean", "model_sd"), (self.model_mean, self.model_sd))
         num_models, num_actions = self.model_mean.shape
         check_some("model_mean", num_models)
-        self.log_prior = _as_log_prior(log_prior, num_models)
+        self.log_prior = as_log_prior(log_prior, num_models)
         self.theta = _as_theta(theta, num_models)
         self.safe = as_safe(safe, num_actions)
         self.action_names = as_names("action_names", action_names, num_actions, "action")

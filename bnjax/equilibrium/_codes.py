@@ -82,3 +82,23 @@ class Stability(enum.IntEnum):
     UNKNOWN = 0
     STABLE = 1
     UNSTABLE = 2
+
+
+class SolveStatus(enum.IntEnum):
+    """How the solution of a fixed-point equation ended.
+
+    Attributes
+    ----------
+    CONVERGED
+        Solved to within the tolerance, by a solution at which the flow that selects it can
+        come to rest.
+    MAX_STEPS
+        Not found in the steps that there are, or not resolved in this precision: what is reported
+        is the last iterate, and it has no derivative (NaN).
+    NONFINITE
+        The numbers make no sense, or became infinite: what is reported is NaN.
+    """
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    NONFINITE = 2

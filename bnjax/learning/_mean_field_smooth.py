@@ -4,47 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from .._numerics import sum_last
-from ..problem import AbstractFiniteProblem, ReducedForm
+from ..equilibrium._smooth_map import smooth_response
+from ..problem import AbstractFiniteProblem
 from ._mean_field_result import Motion
-
-
-def quasi_belief(
-    reduced: ReducedForm,
-    log_prior: Float[Array, " models"],
-    memory: Float[Array, ""],
-    strategy: Float[Array, " actions"],
-) -> Float[Array, " models"]:
-    """Belief proportional to ``prior * exp(-memory * sigma @ K)``, [M].
-
-    Logit play gives every action a positive probability, so that a model which any of them
-    refutes has no weight, also at a start that does not play it yet.
-    """
-    usable = reduced.support & ~reduced.ruled_out.any(1)
-    # Only differences between models count, and they are small next to the divergences.
-    base = lax.stop_gradient(jnp.where(usable[:, None], reduced.kl, jnp.inf).min(0))
-    base = jnp.where(jnp.isfinite(base), base, 0.0)
-    kl = jnp.where(usable[:, None], reduced.kl - base, 0.0)
-    logits = jnp.where(usable, log_prior, 0.0) - memory * sum_last(kl * strategy)
-    return jax.nn.softmax(jnp.where(usable, logits, -jnp.inf))
-
-
-def smooth_response(
-    reduced: ReducedForm,
-    log_prior: Float[Array, " models"],
-    memory: Float[Array, ""],
-    temperature: Float[Array, ""],
-    strategy: Float[Array, " actions"],
-) -> Float[Array, " actions"]:
-    """Logit reply [A] to that belief."""
-    belief = quasi_belief(reduced, log_prior, memory, strategy)
-    expected = jnp.matmul(belief, reduced.payoffs, precision=lax.Precision.HIGHEST)
-    return jax.nn.softmax(expected / temperature)
 
 
 def smooth_flow(

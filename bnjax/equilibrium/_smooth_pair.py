@@ -1,0 +1,249 @@
+"""Smooth equilibria of two actions: the rest points of a flow on a line, many problems at once.
+
+Play is s = sigma[0], and the unknown is x = logit(s), in which a pair of actions reads
+``x = D(s) / temperature`` with D the payoff that the belief expects of action 0 over action 1. As
+the temperature falls, solutions come exponentially close to s = 0 and s = 1; x is as precise
+there as anywhere. The flow ``ds/dt = f(s) - s`` moves where ``h(x) = D / temperature - x`` points.
+D lies between its smallest and its largest value in any model, and so do the solutions, which
+makes the two outermost brackets.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from ..problem import ReducedForm
+from ._lanes import in_lanes
+from ._smooth_map import evidence_terms
+
+INTERVALS = 24
+"""Intervals of s, from 0 to 1, in each of which at most one change of direction is looked for.
+
+They end at ``sin(pi i / 48)^2``: 0.0043 wide next to pure play and 0.065 in the middle.
+"""
+
+_MAX_TRIPS = 96  # far more than the bisections that any bracket needs
+
+
+class _Terms(NamedTuple):
+    """What the belief depends on, models first: log-weights at s = 1 and s = 0, and gains.
+
+    ``first``, ``second``, ``gain`` [M, lanes]: log-weights are ``s first + (1 - s) second``.
+    ``prior_gain`` [lanes] the gain before any evidence; ``temperature`` [1 or lanes].
+    """
+
+    first: Array
+    second: Array
+    gain: Array
+    prior_gain: Array
+    temperature: Array
+
+
+def select_pair(
+    reduced: ReducedForm,
+    log_prior: Float[Array, " models"],
+    memory: Float[Array, ""],
+    temperature: Float[Array, ""],
+    start: Float[Array, ""] | None,
+) -> Float[Array, ""]:
+    """Where the flow goes: logit of action 0 at the solution that it reaches from a start.
+
+    Exact, but for solutions that come and go within one of the `INTERVALS`.
+
+    Parameters
+    ----------
+    reduced : the problem, trembles included.
+    log_prior : [M] log-weights in nats.
+    memory, temperature : positive.
+    start : logit of action 0, infinite if pure; None for the prior's own play.
+    """
+
+    def block(reduced, log_prior, memory, temperature, start):
+        terms = _terms(reduced, log_prior, memory, temperature)
+        low, high = _bounds(terms)
+        origin = terms.prior_gain / terms.temperature if start is None else start
+        origin = jnp.clip(origin, low, high)
+        pull = _pull(terms, origin)
+        # A start that only rounding moves is at rest.
+        moves = jnp.abs(pull) > _rounding(terms, origin)
+        upwards = pull > 0
+        grid = jnp.asarray(_GRID, low.dtype)
+
+        def look(i, bracket):
+            below, above = bracket
+            x = jnp.broadcast_to(grid[i], low.shape)
+            on = _pull(terms, x) > 0
+            # Upwards: the first point that pushes back, and the one before.
+            ahead = upwards & (x > origin) & (below < x) & (x < above)
+            # Downwards: the last that pushes back, and the one after.
+            behind = ~upwards & (x < origin)
+            first_after = behind & ~on & (above == origin)
+            new_below = jnp.where(ahead & on & (above == high) | behind & on, x, below)
+            new_above = jnp.where(ahead & ~on | first_after, x, above)
+            return new_below, jnp.where(behind & on, origin, new_above)
+
+        begin = jnp.where(upwards, origin, low), jnp.where(upwards, high, origin)
+        below, above = lax.fori_loop(0, INTERVALS - 1, look, begin)
+        below, above = jnp.where(moves, below, origin), jnp.where(moves, above, origin)
+        return _polish(terms, below, above, jnp.ones(below.shape, bool))
+
+    # The columns are read many times and made once: their size is what counts.
+    return in_lanes(block, (reduced, log_prior, memory, temperature, start), 0)
+
+
+def list_pair(
+    reduced: ReducedForm,
+    log_prior: Float[Array, " models"],
+    memory: Float[Array, ""],
+    temperature: Float[Array, ""],
+    rows: int,
+) -> tuple[Float[Array, " rows"], Bool[Array, " rows"]]:
+    """Logit of action 0 at every solution that the grid shows, in descending order.
+
+    Parameters
+    ----------
+    reduced, log_prior, memory, temperature : as for `select_pair`.
+    rows : how many at most.
+
+    Returns
+    -------
+    the solutions, and which rows hold one.
+    """
+
+    def block(reduced, log_prior, memory, temperature):
+        terms = _terms(reduced, log_prior, memory, temperature)
+        low, high = _bounds(terms)
+        grid = jnp.asarray(_GRID, low.dtype)
+        slot = jnp.arange(rows, dtype=jnp.int32)[:, None]
+
+        def add(state, changes, left, right, falling):
+            below, above, falls, num = state
+            here = changes & (slot == num)
+            below = jnp.where(here, jnp.clip(left, low, high), below)
+            above = jnp.where(here, jnp.clip(right, low, high), above)
+            return below, above, jnp.where(here, falling, falls), num + changes.astype(num.dtype)
+
+        def look(i, state):
+            state, previous, was_on = state
+            x = jnp.broadcast_to(grid[i], low.shape)
+            on = _pull(terms, x) > 0
+            return add(state, on != was_on, previous, x, was_on), x, on
+
+        empty = jnp.broadcast_to(low, (rows, *low.shape))
+        num = jnp.zeros(low.shape, jnp.int32)
+        state = (empty, empty, jnp.ones(empty.shape, bool), num), low, jnp.ones(low.shape, bool)
+        state, previous, was_on = lax.fori_loop(0, INTERVALS - 1, look, state)
+        below, above, falling, num = add(state, was_on, previous, high, was_on)
+        return _polish(terms, below, above, falling), slot < num
+
+    numbers = rows * reduced.kl.shape[0]
+    found = in_lanes(block, (reduced, log_prior, memory, temperature), numbers)
+    return found[0][::-1], found[1][::-1]
+
+
+_SHARES = np.sin(0.5 * np.pi * np.arange(1, INTERVALS) / INTERVALS) ** 2
+_GRID = np.log(_SHARES) - np.log1p(-_SHARES)
+
+
+def _terms(reduced, log_prior, memory, temperature) -> _Terms:
+    """Columns of models; what is ruled out has a log-weight that vanishes beside any other."""
+    usable, kl = evidence_terms(reduced)
+    lanes = jnp.broadcast_shapes(kl.shape[2:], log_prior.shape[1:], memory.shape, temperature.shape)
+    wide = (log_prior.shape[0], *lanes)
+    floor = -0.25 * jnp.finfo(kl.dtype).max
+    prior = jnp.where(usable, log_prior, 0.0)
+    first, second = (
+        jnp.broadcast_to(jnp.where(usable, prior - memory * kl[:, a], floor), wide) for a in (0, 1)
+    )
+    gain = jnp.broadcast_to(reduced.payoffs[:, 0] - reduced.payoffs[:, 1], wide)
+    weight = jnp.exp(log_prior - log_prior.max(0))
+    prior_gain = jnp.broadcast_to((weight * gain).sum(0) / weight.sum(0), lanes)
+    # What is left out may expect any payoff: it must not matter for the bounds.
+    spread = jnp.where(usable, gain, jnp.where(usable, gain, jnp.inf).min(0))
+    return _Terms(first, second, spread, prior_gain, jnp.broadcast_to(temperature, lanes))
+
+
+def _bounds(terms: _Terms) -> tuple[Array, Array]:
+    """Between which x there is every solution."""
+    most = 0.125 * jnp.finfo(terms.gain.dtype).max
+    ends = (terms.gain.min(0), terms.gain.max(0))
+    low, high = (jnp.clip(end / terms.temperature, -most, most) for end in ends)
+    return low, high
+
+
+def _rounding(terms: _Terms, x: Array) -> Array:
+    """By how much rounding may have changed the pull."""
+    size = jnp.abs(terms.gain).max(0) / terms.temperature
+    return 4 * jnp.finfo(x.dtype).eps * (size + jnp.abs(x))
+
+
+def _weights(terms: _Terms, x: Array) -> tuple[Array, Array, Array]:
+    """Weights [M, ...] at a play, unnormalised, and its two shares."""
+    share, rest = jax.nn.sigmoid(x), jax.nn.sigmoid(-x)
+    log = share * terms.first.reshape(_fit(terms, x)) + rest * terms.second.reshape(_fit(terms, x))
+    return jnp.exp(log - log.max(0)), share, rest
+
+
+def _fit(terms: _Terms, x: Array) -> tuple[int, ...]:
+    models, *lanes = terms.gain.shape
+    return (models, *(1,) * (x.ndim - len(lanes)), *lanes)
+
+
+def _pull(terms: _Terms, x: Array) -> Array:
+    """h(x): where the flow pushes."""
+    weight, _, _ = _weights(terms, x)
+    gain = terms.gain.reshape(_fit(terms, x))
+    return (weight * gain).sum(0) / (weight.sum(0) * terms.temperature) - x
+
+
+def _pull_and_slope(terms: _Terms, x: Array) -> tuple[Array, Array]:
+    """h and dh/dx."""
+    weight, share, rest = _weights(terms, x)
+    gain = terms.gain.reshape(_fit(terms, x))
+    turn = (terms.first - terms.second).reshape(_fit(terms, x))
+    total, up, side, both = (
+        y.sum(0) for y in (weight, weight * gain, weight * turn, weight * gain * turn)
+    )
+    mean = up / total
+    slope = (both / total - mean * (side / total)) * (share * rest) / terms.temperature - 1
+    return mean / terms.temperature - x, slope
+
+
+def _polish(terms: _Terms, below: Array, above: Array, falling: Array) -> Array:
+    """Root of h in a bracket, by Newton steps; bisected where they leave it or shrink slowly.
+
+    Parameters
+    ----------
+    terms : the problems.
+    below, above : the brackets.
+    falling : whether h falls from positive to negative in them.
+    """
+    eps = float(jnp.finfo(below.dtype).eps)
+
+    def going(state):
+        trip, x, below, above, step, last = state
+        return (trip < _MAX_TRIPS) & jnp.any(jnp.abs(step) > 2 * eps * (1 + jnp.abs(x)))
+
+    def improve(state):
+        trip, x, below, above, step, last = state
+        pull, slope = _pull_and_slope(terms, x)
+        inwards = jnp.where(falling, pull, -pull)
+        below, above = jnp.where(inwards >= 0, x, below), jnp.where(inwards <= 0, x, above)
+        newton = -pull / jnp.where(slope != 0, slope, 1.0)
+        new = x + newton
+        middle = below + 0.5 * (above - below)
+        good = (new >= below) & (new <= above) & (2 * jnp.abs(newton) <= jnp.abs(last))
+        new = jnp.where(good, new, middle)
+        return trip + 1, new, below, above, new - x, step
+
+    middle = below + 0.5 * (above - below)
+    width = above - below
+    return lax.while_loop(going, improve, (0, middle, below, above, width, width))[1]
+
+

@@ -1,0 +1,128 @@
+"""A fixed point of the smooth map that was found: how good it is, and how it depends on the rest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from ._codes import Stability
+from ._smooth_map import SmoothMap, evidence_terms
+from ._smooth_many import solve
+
+NEAR_FOLD = 0.02
+"""Conditioning below which derivatives, 50 times those of the reply itself, are not trusted."""
+
+_SQUARINGS = 20
+
+
+class Verdict(NamedTuple):
+    """What is known of a candidate.
+
+    ``residual`` largest entry of |f(sigma) - sigma|; ``left`` how far in play the next Newton step
+    would go; ``condition`` and ``stability`` as in `SmoothEquilibrium`; ``found`` whether it is a
+    solution to within the tolerance.
+    """
+
+    residual: Array
+    left: Array
+    condition: Array
+    stability: Array
+    found: Array
+
+
+def tolerance(dtype) -> float:
+    """How far the next Newton step may still go, in play."""
+    return 1e-5 if jnp.finfo(dtype).eps > 1e-10 else 1e-10
+
+
+def judge(smooth: SmoothMap, unknown: Float[Array, " unknowns"]) -> Verdict:
+    """Look at a candidate; not differentiable."""
+    smooth, unknown = lax.stop_gradient((smooth, unknown))
+    by_size = _judge_pair if smooth.is_pair else _judge_many
+    residual, left, condition, stability = by_size(smooth, unknown)
+    found = (left <= tolerance(left.dtype)) & jnp.isfinite(residual)
+    stability = jnp.where(condition < NEAR_FOLD, int(Stability.UNKNOWN), stability)
+    return Verdict(residual, left, condition, stability.astype(jnp.int32), found)
+
+
+def _judge_pair(smooth: SmoothMap, unknown: Array) -> tuple[Array, Array, Array, Array]:
+    """Of two actions, without matrices."""
+    play = smooth.play(unknown)
+    belief = smooth.belief(play)
+    _, kl = evidence_terms(smooth.reduced)
+    gain = smooth.reduced.payoffs[:, 0] - smooth.reduced.payoffs[:, 1]
+    turn = kl[:, 1] - kl[:, 0]
+    mean = jnp.sum(belief * gain)
+    spread = jnp.sum(belief * (gain - mean) * (turn - jnp.sum(belief * turn)))
+    reply = mean / smooth.temperature
+    slope = smooth.memory * spread * jax.nn.sigmoid(reply) * jax.nn.sigmoid(-reply)
+    slope = 1 - slope / smooth.temperature
+    residual = jnp.max(jnp.abs(smooth.play(reply[None]) - play))
+    condition = jnp.abs(slope)
+    left = residual / jnp.where(condition > 0, condition, 1.0)
+    stability = jnp.where(slope > 0, int(Stability.STABLE), int(Stability.UNSTABLE))
+    return residual, left, condition, stability
+
+
+def _judge_many(smooth: SmoothMap, unknown: Array) -> tuple[Array, Array, Array, Array]:
+    play = smooth.play(unknown)
+    reply, jacobian = smooth.reply(play)
+    num = play.shape[0]
+    identity = jnp.eye(num, dtype=play.dtype)
+    across = identity - 1 / num
+    # The identity on what leaves the sum of play as it is, and harmless on the rest.
+    inverse = jnp.linalg.inv(identity - jacobian @ across) @ across
+    left = jnp.max(jnp.abs(inverse @ (reply - play)))
+    size = jnp.sqrt(jnp.sum(inverse**2))
+    condition = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 1.0)
+    return jnp.max(jnp.abs(reply - play)), left, condition, _stability(jacobian - identity)
+
+
+def _stability(flow: Float[Array, "n n"]) -> Int[Array, ""]:
+    """Whether all eigenvalues of a matrix have negative real parts.
+
+    Their Cayley transforms are then inside the unit circle, so that powers of the transformed
+    matrix vanish: it is squared often enough to tell (no eigenvalues, which not every device has).
+    """
+    identity = jnp.eye(flow.shape[0], dtype=flow.dtype)
+    power = jnp.linalg.solve(identity - flow, identity + flow)
+
+    def square(_, state):
+        power, log = state
+        size = jnp.maximum(jnp.max(jnp.abs(power)), jnp.finfo(flow.dtype).tiny)
+        power = power / size
+        square = jnp.matmul(power, power, precision=lax.Precision.HIGHEST)
+        return square, 2 * (log + jnp.log(size))
+
+    power, log = lax.fori_loop(0, _SQUARINGS, square, (power, jnp.zeros((), flow.dtype)))
+    rate = (log + jnp.log(jnp.sqrt(jnp.sum(power**2)))) * 2.0**-_SQUARINGS
+    slight = 1e-5
+    code = jnp.where(rate < -slight, int(Stability.STABLE), int(Stability.UNKNOWN))
+    return jnp.where(rate > slight, int(Stability.UNSTABLE), code)
+
+
+def differentiable(
+    smooth: SmoothMap, unknown: Float[Array, " unknowns"], found: Bool[Array, ""]
+) -> Float[Array, " unknowns"]:
+    """A solution with its derivatives of every order, by the implicit function theorem.
+
+    They do not know where the search started. What is no solution has NaN for a derivative, but
+    where it has no say: a zero stays zero, so that `jnp.where` on the code works.
+    """
+
+    def answer(linear, change):
+        columns = jax.vmap(linear)(jnp.eye(change.shape[0], dtype=change.dtype))
+        exact = solve(columns.T, change)
+        return jnp.where(found, exact, jnp.where(change == 0, 0.0, jnp.nan))
+
+    def divide(linear, change):
+        return lax.custom_linear_solve(linear, change, answer, answer)
+
+    def gap(unknown):
+        return smooth(unknown) - unknown
+
+    return lax.custom_root(gap, lax.stop_gradient(unknown), lambda _, root: root, divide)
