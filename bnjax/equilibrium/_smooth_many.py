@@ -119,7 +119,9 @@ def _starts(num: int) -> tuple[np.ndarray, np.ndarray]:
     """Starts [F, A] of the flow, and [N, A] of Newton's method."""
     chosen = np.unique(np.linspace(0, num - 1, min(num, _MAX_VERTICES)).astype(int))
     flows = np.concatenate([np.eye(num)[chosen], np.full((1, num), 1 / num)])
-    pairs = [(i, j) for k, i in enumerate(chosen) for j in chosen[k + 1 :]][: _MAX_INTERIOR // 2 + 2]
+    pairs = [(i, j) for k, i in enumerate(chosen) for j in chosen[k + 1 :]][
+        : _MAX_INTERIOR // 2 + 2
+    ]
     middles = [0.5 * (np.eye(num)[i] + np.eye(num)[j]) for i, j in pairs]
     # Even draws from the simplex, the same ones always.
     rest = np.random.default_rng(0).dirichlet(np.ones(num), _MAX_INTERIOR - len(middles))
@@ -132,5 +134,3 @@ def solve(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> Float[Array
     if right.shape[0] == 1:
         return right / matrix[0]
     return jnp.linalg.solve(matrix, right)
-
-

@@ -115,7 +115,9 @@ class SmoothMap(eqx.Module):
         """
         _, kl = evidence_terms(self.reduced)
         highest = lax.Precision.HIGHEST
-        payoffs, kl = (x - jnp.matmul(belief, x, precision=highest) for x in (self.reduced.payoffs, kl))
+        payoffs, kl = (
+            x - jnp.matmul(belief, x, precision=highest) for x in (self.reduced.payoffs, kl)
+        )
         covariance = jnp.matmul((belief[:, None] * payoffs).T, kl, precision=highest)
         return -self.memory / self.temperature * covariance
 

@@ -25,10 +25,14 @@ from ._smooth_map import evidence_terms
 INTERVALS = 24
 """Intervals of s, from 0 to 1, in each of which at most one change of direction is looked for.
 
-They end at ``sin(pi i / 48)^2``: 0.0043 wide next to pure play and 0.065 in the middle.
+They end where ``logit(s) = 2.5 logit(i / 24)``: 0.0004 wide next to pure play, where solutions
+crowd, and 0.1 in the middle. Of 2,012 solutions of 1,500 random problems with memories of 300 to
+5,000 and temperatures of 0.001 to 0.05, 20 share an interval with another and are not seen; of
+1,598 with memories of 2 to 200 and temperatures of 0.02 to 1, 2.
 """
 
 _MAX_TRIPS = 96  # far more than the bisections that any bracket needs
+_DIP_TRIPS = 24
 
 
 class _Terms(NamedTuple):
@@ -75,26 +79,35 @@ def select_pair(
         upwards = pull > 0
         grid = jnp.asarray(_GRID, low.dtype)
 
-        def look(i, bracket):
-            below, above = bracket
-            x = jnp.broadcast_to(grid[i], low.shape)
-            on = _pull(terms, x) > 0
-            # Upwards: the first point that pushes back, and the one before.
-            ahead = upwards & (x > origin) & (below < x) & (x < above)
-            # Downwards: the last that pushes back, and the one after.
-            behind = ~upwards & (x < origin)
-            first_after = behind & ~on & (above == origin)
-            new_below = jnp.where(ahead & on & (above == high) | behind & on, x, below)
-            new_above = jnp.where(ahead & ~on | first_after, x, above)
-            return new_below, jnp.where(behind & on, origin, new_above)
+        def look(i, state):
+            below, above, watch = state
+            # What lies behind the start counts as the start.
+            x = jnp.where(upwards, jnp.maximum(grid[i], origin), jnp.minimum(grid[i], origin))
+            pull = _pull(terms, x)
+            on = pull > 0
+            # Upwards: the first point that pushes back, and the one before it.
+            ahead = upwards & (x > origin) & (above == high)
+            # Downwards: the last that pushes back, and the one after it.
+            back = ~upwards & (x < origin) & on
+            first_after = ~upwards & ~on & (above == origin)
+            watch = watch.seen(x, pull, upwards, ~upwards | (above == high), back)
+            new_below = jnp.where(ahead & on | back, x, below)
+            above = jnp.where(ahead & ~on | first_after, x, jnp.where(back, origin, above))
+            return new_below, above, watch
 
         begin = jnp.where(upwards, origin, low), jnp.where(upwards, high, origin)
-        below, above = lax.fori_loop(0, INTERVALS - 1, look, begin)
+        state = *begin, _Watch.begin(origin, pull)
+        below, above, watch = lax.fori_loop(0, INTERVALS - 1, look, state)
+        # Two solutions between two points, of which the flow reaches the nearer one.
+        point, crosses = _search_dip(terms, watch, upwards)
+        below = jnp.where(crosses, jnp.where(upwards, watch.left, point), below)
+        above = jnp.where(crosses, jnp.where(upwards, point, watch.right), above)
         below, above = jnp.where(moves, below, origin), jnp.where(moves, above, origin)
         return _polish(terms, below, above, jnp.ones(below.shape, bool))
 
-    # The columns are read many times and made once: their size is what counts.
-    return in_lanes(block, (reduced, log_prior, memory, temperature, start), 0)
+    args = reduced, log_prior, memory, temperature, start
+    # The columns are made once and read many times, by kernels that want many lanes.
+    return in_lanes(block, args, max(1, reduced.kl.shape[0] // 4))
 
 
 def list_pair(
@@ -130,16 +143,23 @@ def list_pair(
             return below, above, jnp.where(here, falling, falls), num + changes.astype(num.dtype)
 
         def look(i, state):
-            state, previous, was_on = state
+            state, watch = state
             x = jnp.broadcast_to(grid[i], low.shape)
-            on = _pull(terms, x) > 0
-            return add(state, on != was_on, previous, x, was_on), x, on
+            pull = _pull(terms, x)
+            on, was_on = pull > 0, watch.pulls[1] > 0
+            state = add(state, on != was_on, watch.points[1], x, was_on)
+            return state, watch.seen(x, pull, on, jnp.ones(on.shape, bool), ~jnp.ones(on.shape, bool))
 
         empty = jnp.broadcast_to(low, (rows, *low.shape))
         num = jnp.zeros(low.shape, jnp.int32)
-        state = (empty, empty, jnp.ones(empty.shape, bool), num), low, jnp.ones(low.shape, bool)
-        state, previous, was_on = lax.fori_loop(0, INTERVALS - 1, look, state)
-        below, above, falling, num = add(state, was_on, previous, high, was_on)
+        state = empty, empty, jnp.ones(empty.shape, bool), num
+        watch = _Watch.begin(low, jnp.full_like(low, jnp.inf))
+        state, watch = lax.fori_loop(0, INTERVALS - 1, look, (state, watch))
+        last_on = watch.pulls[1] > 0
+        state = add(state, last_on, watch.points[1], high, last_on)
+        point, crosses = _search_dip(terms, watch, watch.on)
+        state = add(state, crosses, watch.left, point, watch.on)
+        below, above, falling, num = add(state, crosses, point, watch.right, ~watch.on)
         return _polish(terms, below, above, falling), slot < num
 
     numbers = rows * reduced.kl.shape[0]
@@ -147,8 +167,74 @@ def list_pair(
     return found[0][::-1], found[1][::-1]
 
 
-_SHARES = np.sin(0.5 * np.pi * np.arange(1, INTERVALS) / INTERVALS) ** 2
-_GRID = np.log(_SHARES) - np.log1p(-_SHARES)
+_GRID = 2.5 * np.log(np.arange(1, INTERVALS) / np.arange(INTERVALS - 1, 0, -1))
+
+
+class _Watch(NamedTuple):
+    """Where the flow is slowest on its way along the grid: a dip, which may hide two solutions.
+
+    ``points``, ``pulls`` of the last two points looked at; ``left``, ``right`` the neighbours of the
+    slowest point, ``least`` the size of the pull there, infinite if there is none, and ``on``
+    whether it is upwards. All [lanes].
+    """
+
+    points: tuple[Array, Array]
+    pulls: tuple[Array, Array]
+    left: Array
+    right: Array
+    least: Array
+    on: Array
+
+    @classmethod
+    def begin(cls, x: Array, pull: Array) -> _Watch:
+        """Before the first point of the grid: only the place where it starts."""
+        never = jnp.full_like(x, jnp.inf)
+        return cls((x, x), (pull, pull), x, x, never, jnp.ones(x.shape, bool))
+
+    def seen(self, x: Array, pull: Array, upwards: Array, counts: Array, forget: Array) -> _Watch:
+        """After one more point; of dips, only those in the direction of the flow count."""
+        sign = jnp.where(upwards, 1.0, -1.0).astype(x.dtype)
+        before, middle, after = (sign * y for y in (*self.pulls, pull))
+        dips = (middle <= before) & (middle <= after) & (middle > 0) & (x > self.points[0])
+        least = jnp.where(forget, jnp.inf, self.least)
+        slower = dips & counts & ~forget & (middle < least)
+        return _Watch(
+            (self.points[1], x),
+            (self.pulls[1], pull),
+            jnp.where(slower, self.points[0], self.left),
+            jnp.where(slower, x, self.right),
+            jnp.where(slower, middle, least),
+            jnp.where(slower, upwards, self.on),
+        )
+
+
+def _search_dip(terms: _Terms, watch: _Watch, upwards: Array) -> tuple[Array, Array]:
+    """Look for a point of a dip at which the flow is reversed.
+
+    Bisected towards where the pull is least, until a point pushes back or, as long as the pull is
+    convex there, none can.
+    """
+    sign = jnp.where(upwards, 1.0, -1.0).astype(watch.left.dtype)
+
+    def going(state):
+        trip, _, _, _, active, _ = state
+        return (trip < _DIP_TRIPS) & jnp.any(active)
+
+    def halve(state):
+        trip, left, right, point, active, crosses = state
+        middle = left + 0.5 * (right - left)
+        pull, slope = (sign * y for y in _pull_and_slope(terms, middle))
+        reverses = active & (pull <= 0)
+        point, crosses = jnp.where(reverses, middle, point), crosses | reverses
+        falls = slope < 0
+        left, right = jnp.where(falls, middle, left), jnp.where(falls, right, middle)
+        far = jnp.where(falls, right, left)
+        active &= ~reverses & (pull + slope * (far - middle) <= 0)
+        return trip + 1, left, right, point, active, crosses
+
+    active = watch.least < jnp.inf
+    state = 0, watch.left, watch.right, watch.left, active, jnp.zeros(active.shape, bool)
+    return lax.while_loop(going, halve, state)[3::2]
 
 
 def _terms(reduced, log_prior, memory, temperature) -> _Terms:
@@ -245,5 +331,3 @@ def _polish(terms: _Terms, below: Array, above: Array, falling: Array) -> Array:
     middle = below + 0.5 * (above - below)
     width = above - below
     return lax.while_loop(going, improve, (0, middle, below, above, width, width))[1]
-
-

@@ -6,7 +6,6 @@ Written from the definition, one problem at a time, without anything of bnjax.
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -41,6 +40,12 @@ class Smooth:
         """What the prior plays."""
         return softmax(softmax(self.log_prior) @ self.payoffs / self.temperature)
 
+    def start_logit(self) -> float:
+        """With two actions: the logit of that, which may be too large for a probability."""
+        return (
+            softmax(self.log_prior) @ (self.payoffs[:, 0] - self.payoffs[:, 1]) / self.temperature
+        )
+
     def pull(self, x: float) -> float:
         """With two actions: logit of the reply to the play of logit x, less x."""
         belief = self.belief(np.array([expit(x), expit(-x)]))
@@ -51,7 +56,9 @@ class Smooth:
         gain = (self.payoffs[:, 0] - self.payoffs[:, 1]) / self.temperature
         low, high = gain.min() - 1e-9, gain.max() + 1e-9
         share = np.sin(np.linspace(0, np.pi / 2, points)[1:-1]) ** 2
-        grid = np.concatenate([[low, high], np.linspace(low, high, points), np.log(share / (1 - share))])
+        grid = np.concatenate(
+            [[low, high], np.linspace(low, high, points), np.log(share / (1 - share))]
+        )
         grid = np.unique(grid[(grid >= low) & (grid <= high)])
         pulls = np.array([self.pull(x) for x in grid])
         at = np.flatnonzero(np.sign(pulls[:-1]) != np.sign(pulls[1:]))
@@ -111,8 +118,3 @@ def two_models(
     # s = R(odds + s slope + ...): s' = R' (1 + slope s'), s'' = R'' (1 + slope s')^2 + R' slope s''.
     rate = first / (1 - first * slope)
     return s, rate, second * (1 + slope * rate) ** 2 / (1 - first * slope)
-
-
-def log_odds(share: float) -> float:
-    """Logit of a probability."""
-    return math.log(share) - math.log1p(-share)
