@@ -51,9 +51,9 @@ def smooth_equilibrium(
     With two actions the flow runs along a line, and the solution it reaches is the next one: exact,
     but for pairs of solutions within one of 24 intervals of s, the probability of the first action,
     which end where ``logit(s) = 2.5 logit(i / 24)`` (0.0004 wide next to pure play, 0.1 in the
-    middle): of the solutions of random problems it misses 1 in 1,000, and 1 in 100 where memory is in
-    the thousands.
-    ``strategies`` then lists one solution for each change of direction between their ends. With
+    middle). Of such pairs it sees those in whose middle the flow is slowest, as next to a fold; of
+    the solutions of random problems it misses 1 in 200 where memory is in the thousands, and
+    hardly any where it is less. ``strategies`` then lists one solution for each change of direction between their ends. With
     more actions the flow is followed in steps that may err by 0.01 of play each, and ``strategies``
     lists what flow and Newton's method find from 25 starts or fewer; neither is proved complete.
 
@@ -91,7 +91,7 @@ def smooth_equilibrium(
     -----
     CONVERGED means that the next Newton step would move no probability by more than 1e-5 (float32)
     or 1e-10 (float64), and, with more than two actions, that the solution is not one from which
-    the flow runs away. A start that is at rest, up to rounding, stays there, even if it is unstable.
+    the flow runs away. A start at rest, up to rounding, stays there, even if it is unstable.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A fixed point of the smooth map that was found: how good it is, and how it depends on the rest."""
+"""A fixed point of the smooth map that was found: how good it is, and its derivatives."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ._codes import Stability
-from ._smooth_map import SmoothMap, evidence_terms
 from ._smooth_many import solve
+from ._smooth_map import SmoothMap, evidence_terms
 
 NEAR_FOLD = 0.02
 """Conditioning below which derivatives, 50 times those of the reply itself, are not trusted."""

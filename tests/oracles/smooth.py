@@ -115,6 +115,6 @@ def two_models(
     inner = width * mu * (1 - mu) / temperature
     first = s * (1 - s) * inner
     second = s * (1 - s) * (1 - 2 * s) * inner**2 + first * (1 - 2 * mu)
-    # s = R(odds + s slope + ...): s' = R' (1 + slope s'), s'' = R'' (1 + slope s')^2 + R' slope s''.
+    # s = R(odds + s slope + ...): s' = R' (1 + slope s'), and once more.
     rate = first / (1 - first * slope)
     return s, rate, second * (1 + slope * rate) ** 2 / (1 - first * slope)
