@@ -53,9 +53,10 @@ def smooth_equilibrium(
     which end where ``logit(s) = 2.5 logit(i / 24)`` (0.0004 wide next to pure play, 0.1 in the
     middle). Of such pairs it sees those in whose middle the flow is slowest, as next to a fold; of
     the solutions of random problems it misses 1 in 200 where memory is in the thousands, and
-    hardly any where it is less. ``strategies`` then lists one solution for each change of direction between their ends. With
-    more actions the flow is followed in steps that may err by 0.01 of play each, and ``strategies``
-    lists what flow and Newton's method find from 25 starts or fewer; neither is proved complete.
+    hardly any where it is less. ``strategies`` lists one solution for each change of direction and
+    two for such a pair. With more actions the flow is followed in steps that may err by 0.01 of
+    play each, and ``strategies`` lists what flow and Newton's method find from 25 starts or fewer.
+    Neither list is proved complete.
 
     Differentiable in forward and reverse mode and to any order, with respect to the leaves of the
     problem, ``log_prior``, ``memory``, ``temperature`` and ``exploration``, by the implicit
@@ -99,6 +100,7 @@ def smooth_equilibrium(
     >>> problem = bn.scenarios.sycophancy(p_sycophantic=0.7, p_honest=0.6)
     >>> found = bn.smooth_equilibrium(problem, memory=40.0, temperature=0.1, start=[0.8, 0.2])
     >>> print(found.summary(problem))
+    selected: sycophantic 0.975088, honest 0.0249122 (stable)
     """
     check_rows(max_equilibria)
     exploration, _ = prepare(problem, exploration, None, None)
@@ -151,6 +153,8 @@ def smooth_path(
     >>> problem = bn.scenarios.sycophancy(p_sycophantic=0.3, p_honest=0.2)
     >>> path = bn.smooth_path(problem, jnp.geomspace(10, 1e5, 30), jnp.geomspace(1, 1e-3, 30))
     >>> print(path.summary(problem))
+    memory 10, temperature 1: sycophantic 0.517236, honest 0.482764
+    memory 100000, temperature 0.001: sycophantic 0.585808, honest 0.414192
     """
     exploration, _ = prepare(problem, exploration, None, None)
     dtype = problem_dtype(problem)

@@ -113,11 +113,13 @@ def differentiable(
     They do not know where the search started. What is no solution has NaN for a derivative, but
     where it has no say: a zero stays zero, so that `jnp.where` on the code works.
     """
+    unknown = lax.stop_gradient(unknown)
+    if smooth.is_pair:
+        return _pair_root(smooth, unknown, found)
 
     def answer(linear, change):
         columns = jax.vmap(linear)(jnp.eye(change.shape[0], dtype=change.dtype))
-        exact = solve(columns.T, change)
-        return jnp.where(found, exact, jnp.where(change == 0, 0.0, jnp.nan))
+        return _unless_lost(found, change, solve(columns.T, change))
 
     def divide(linear, change):
         return lax.custom_linear_solve(linear, change, answer, answer)
@@ -125,4 +127,44 @@ def differentiable(
     def gap(unknown):
         return smooth(unknown) - unknown
 
-    return lax.custom_root(gap, lax.stop_gradient(unknown), lambda _, root: root, divide)
+    return lax.custom_root(gap, unknown, lambda _, root: root, divide)
+
+
+def _unless_lost(found: Array, change: Array, exact: Array) -> Array:
+    return jnp.where(found, exact, jnp.where(change == 0, 0.0, jnp.nan))
+
+
+@jax.custom_jvp
+def _pair_root(smooth: SmoothMap, unknown: Array, found: Array) -> Array:
+    """Of two actions: the same from closed forms, with one look at the models."""
+    return unknown
+
+
+@_pair_root.defjvp
+def _pair_root_jvp(primals, tangents):
+    smooth, unknown, found = primals
+    moved = tangents[0]
+    # By this rule too, so that it can be differentiated again.
+    root = _pair_root(smooth, unknown, found)
+    share, rest = jax.nn.sigmoid(root[0]), jax.nn.sigmoid(-root[0])
+    _, kl = evidence_terms(smooth.reduced)
+    belief = smooth.belief(jnp.stack([share, rest]))
+    gain = smooth.reduced.payoffs[:, 0] - smooth.reduced.payoffs[:, 1]
+    mean = jnp.sum(belief * gain)
+    lever = belief * (gain - mean)
+    slope = smooth.memory * share * rest * jnp.sum(lever * (kl[:, 1] - kl[:, 0]))
+    # How the expected gain changes at the same play: payoffs themselves, and log-weights.
+    gain_moves = moved.reduced.payoffs[:, 0] - moved.reduced.payoffs[:, 1]
+    fit = share * kl[:, 0] + rest * kl[:, 1]
+    fit_moves = share * moved.reduced.kl[:, 0] + rest * moved.reduced.kl[:, 1]
+    usable = smooth.reduced.support & ~smooth.reduced.ruled_out.any(1)
+    prior_moves = jnp.where(usable, moved.log_prior, 0.0)
+    log_moves = prior_moves - moved.memory * fit - smooth.memory * fit_moves
+    change = jnp.sum(belief * gain_moves) + jnp.sum(lever * log_moves) - root[0] * moved.temperature
+    steep = smooth.temperature - slope
+
+    def answer(_, change):
+        return _unless_lost(found, change, change / steep)
+
+    step = lax.custom_linear_solve(lambda x: steep * x, change, answer, answer)
+    return root, step[None]
