@@ -43,6 +43,7 @@ class Case:
     ----------
     name, about : short and long.
     arguments : arrays with a leading axis of problems: log-prior, memory, temperature, the rest.
+    shared : arrays that are the same for all problems, and follow their arguments.
     solve : arguments of one problem -> probability of the first action, by bnjax.
     reduced : arguments of one problem -> K [M, A] and U [M, A].
     """
@@ -50,6 +51,7 @@ class Case:
     name: str
     about: str
     arguments: tuple[np.ndarray, ...]
+    shared: tuple[np.ndarray, ...]
     solve: Callable[..., jax.Array]
     reduced: Callable[..., tuple[jax.Array, jax.Array]]
 
@@ -77,16 +79,16 @@ def pair_case(cells: int, dtype: Any, num_models: int = 64) -> Case:
     models = np.stack([1 - models, models], -1).astype(dtype)  # [M, A, Y]
     payoff = np.array([[0, 1], [0, 1]], dtype)
 
-    def solve(log_prior, memory, temperature, rates):
+    def solve(log_prior, memory, temperature, rates, models):
         problem = bn.Problem(jnp.stack([1 - rates, rates], -1), models, payoff, log_prior)
         return bn.smooth_equilibrium(problem, memory, temperature).strategy[0]
 
-    def reduced(log_prior, memory, temperature, rates):
+    def reduced(log_prior, memory, temperature, rates, models):
         probs = jnp.stack([1 - rates, rates], -1)
-        return -jnp.sum(probs * np.log(models), -1), jnp.asarray(models[..., 1])
+        return -jnp.sum(probs * jnp.log(models), -1), models[..., 1]
 
     name = f"pair, {np.dtype(dtype).name}"
-    return Case(name, f"{name}: sycophancy, M = {num_models}", arguments, solve, reduced)
+    return Case(name, f"{name}: sycophancy, M = {num_models}", arguments, (models,), solve, reduced)
 
 
 def many_case(cells: int, dtype: Any, num_actions: int = 4, num_models: int = 16) -> Case:
@@ -109,7 +111,7 @@ def many_case(cells: int, dtype: Any, num_actions: int = 4, num_models: int = 16
         return -jnp.sum(probs * jnp.log(models), -1), jnp.sum(models * payoff, -1)
 
     name = f"four actions, {np.dtype(dtype).name}"
-    return Case(name, f"{name}: random, M = {num_models}", arguments, solve, reduced)
+    return Case(name, f"{name}: random, M = {num_models}", arguments, (), solve, reduced)
 
 
 # Plain JAX: what one writes without knowing better
@@ -158,8 +160,10 @@ def _scipy(case: Case, cells: int, gradient: bool) -> Callable[[], np.ndarray]:
     from scipy.special import softmax
 
     few = [np.asarray(x[:cells], float) for x in case.arguments]
-    reduce = jax.jit(jax.vmap(case.reduced))
-    kls, payoffs = (np.asarray(x, float) for x in reduce(*(x[:cells] for x in case.arguments)))
+    axes = (0,) * len(few) + (None,) * len(case.shared)
+    reduce = jax.jit(jax.vmap(case.reduced, axes))
+    both = reduce(*(x[:cells] for x in case.arguments), *case.shared)
+    kls, payoffs = (np.asarray(x, float) for x in both)
 
     def solve(log_prior, memory, temperature, kl, payoff):
         def gap(x):
@@ -184,8 +188,8 @@ def _scipy(case: Case, cells: int, gradient: bool) -> Callable[[], np.ndarray]:
 # Running them
 
 
-def _with_gradient(solve: Callable[..., jax.Array], everything: bool) -> Callable[..., jax.Array]:
-    """Solution, and the sum of its gradient's entries so that none is left out."""
+def _with_gradient(solve: Callable[..., jax.Array], everything: bool) -> Callable[..., Any]:
+    """Solution, and its gradient."""
 
     def run(*arguments):
         wanted = tuple(range(4 if everything else 1))
@@ -198,16 +202,19 @@ def _with_gradient(solve: Callable[..., jax.Array], everything: bool) -> Callabl
 def _peer(
     name: str, case: Case, function: Callable[..., Any], devices: int, cells: int
 ) -> harness.Peer:
-    program = jax.vmap(function)
-    where = jax.local_devices()[0]
+    own, shared = len(case.arguments), len(case.shared)
+    program = jax.vmap(function, (0,) * own + (None,) * shared)
+    where = everywhere = jax.local_devices()[0]
     if devices > 1:
         split = PartitionSpec("cells")
         mesh = Mesh(np.asarray(jax.local_devices()[:devices]), ("cells",))
+        specs = (split,) * own + (PartitionSpec(),) * shared
         program = jax.shard_map(
-            program, mesh=mesh, in_specs=split, out_specs=split, check_vma=False
+            program, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False
         )
-        where = NamedSharding(mesh, split)
+        where, everywhere = (NamedSharding(mesh, spec) for spec in (split, PartitionSpec()))
     arguments = [jax.device_put(x[:cells], where) for x in case.arguments]
+    arguments += [jax.device_put(x, everywhere) for x in case.shared]
     run, seconds = _compiled(jax.jit(program), *arguments)
     return harness.Peer(name, run, cells, False, seconds)
 

@@ -238,7 +238,8 @@ def _search_dip(terms: _Terms, watch: _Watch, upwards: Array) -> tuple[Array, Ar
 
     active = watch.least < jnp.inf
     state = 0, watch.left, watch.right, watch.left, active, jnp.zeros(active.shape, bool)
-    return lax.while_loop(going, halve, state)[3::2]
+    _, _, _, point, _, crosses = lax.while_loop(going, halve, state)
+    return point, crosses
 
 
 def _terms(reduced, log_prior, memory, temperature) -> _Terms:

@@ -153,7 +153,8 @@ class SmoothPath(eqx.Module):
         last = self.code.shape[0] - 1
         jump = int(np.asarray(self.change).argmax())
         lines = []
-        for point in sorted({0, last, *([jump] if float(self.change[jump]) > 0.1 else [])}):
+        told = {0, last, jump} if float(self.change[jump]) > 0.1 else {0, last}
+        for point in sorted(told):
             code = SolveStatus(int(self.code[point]))
             notes = "" if code == SolveStatus.CONVERGED else f" ({code.name.lower()})"
             if 0 < point == jump and float(self.change[jump]) > 0.1:
