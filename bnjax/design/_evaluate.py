@@ -1,0 +1,219 @@
+"""What becomes of a design: play in every environment, and how well it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from ..belief import DiscountedMemory
+from ..equilibrium import smooth_equilibrium
+from ..learning._mean_field_smooth import smooth_response
+from ..problem import AbstractFiniteProblem
+from ..response import Logit
+from ._designs import AbstractDesign
+from ._environments import Environments
+from ._score import expected
+
+GRADIENTS = ("implicit", "unrolled", "score")
+_UNROLLED, _STRIDE = 80, 0.25  # steps of the flow, and how long each is
+
+
+class Evaluation(eqx.Module):
+    """How a design does, E environments at a time.
+
+    Parameters
+    ----------
+    safe_share : [E] probability of intending a safe action.
+    payoff : [E] true expected payoff a step, as the scenario has it (and no reward that a design
+        adds), trembles included.
+    best_payoff : [E] what the best action pays.
+    cost : how far from the reference the design goes.
+    strategy : [E, A] intended play.
+    converged : [E] whether a smooth equilibrium was found; where not, play is that of the last
+        iterate, and has no derivative.
+    """
+
+    safe_share: Float[Array, " environments"]
+    payoff: Float[Array, " environments"]
+    best_payoff: Float[Array, " environments"]
+    cost: Float[Array, ""]
+    strategy: Float[Array, "environments actions"]
+    converged: Bool[Array, " environments"]
+
+
+class Sharpness(NamedTuple):
+    """How smooth play is: memory (observations) and temperature (units of payoff)."""
+
+    memory: Array
+    temperature: Array
+
+
+class Situation(eqx.Module):
+    """What an evaluation depends on besides parameters and sharpness.
+
+    Parameters
+    ----------
+    environments : static.
+    points : arguments [E].
+    design : static but for its arrays.
+    reference : parameters of `init`.
+    exploration : of the reference.
+    gradient : "implicit", "unrolled" or "score".
+    population : agents and steps of each environment, for "score".
+    """
+
+    environments: Environments = eqx.field(static=True)
+    points: dict[str, Array]
+    design: AbstractDesign
+    reference: Any
+    exploration: Float[Array, ""]
+    gradient: str = eqx.field(static=True)
+    population: tuple[int, int] = eqx.field(static=True)
+
+    @property
+    def num_points(self) -> int:
+        """Number of environments E."""
+        return next((len(x) for x in self.points.values()), 1)
+
+    def over_points(self, function: Callable[[dict[str, Array]], Any]) -> Any:
+        """A function of each environment, stacked."""
+        if not self.points:
+            return jax.tree.map(lambda x: jnp.asarray(x)[None], function({}))
+        return jax.vmap(function)(self.points)
+
+    def learner(
+        self, parameters: Any, point: dict[str, Array]
+    ) -> tuple[AbstractFiniteProblem, AbstractFiniteProblem, Array]:
+        """The scenario's problem, the design's, and exploration, in one environment."""
+        given = self.design.arguments(parameters)
+        before = self.environments.make(point, given)
+        after = self.design.problem(parameters, before)
+        return before, after, self.design.exploration(parameters, self.exploration)
+
+
+def evaluate(situation: Situation, parameters: Any, sharp: Sharpness, key: Array) -> Evaluation:
+    """Play in every environment, differentiable with respect to the parameters."""
+
+    def one(point: dict[str, Array]) -> tuple[Array, ...]:
+        before, after, exploration = situation.learner(parameters, point)
+        strategy, converged = _play(situation, after, exploration, sharp, key)
+        safe = before.safe
+        assert safe is not None
+        payoffs = before.objective_payoffs()
+        realised = (1 - exploration) * strategy + exploration / strategy.shape[0]
+        cost = situation.design.cost(parameters, situation.reference, before, after)
+        return (
+            jnp.sum(jnp.where(safe, strategy, 0.0)),
+            jnp.sum(realised * payoffs),
+            payoffs.max(),
+            cost,
+            strategy,
+            converged,
+        )
+
+    share, payoff, best, cost, strategy, converged = situation.over_points(one)
+    return Evaluation(share, payoff, best, cost.mean(), strategy, converged)
+
+
+def _play(
+    situation: Situation,
+    problem: AbstractFiniteProblem,
+    exploration: Array,
+    sharp: Sharpness,
+    key: Array,
+) -> tuple[Array, Array]:
+    """Intended play [A], and whether it is what it is meant to be."""
+    memory, temperature = sharp
+    if situation.gradient == "implicit":
+        found = smooth_equilibrium(
+            problem, memory, temperature, exploration=exploration, max_equilibria=1
+        )
+        still = lax.stop_gradient(found.strategy)
+        strategy = jnp.where(found.converged, found.strategy, still)
+        return strategy, found.converged
+    if situation.gradient == "unrolled":
+        return follow(problem, memory, temperature, exploration), jnp.asarray(True)
+    agents, steps = situation.population
+    played = [
+        expected(
+            problem,
+            key,
+            lambda life, a=a: life.late_frequency[a],
+            num_agents=agents,
+            num_steps=steps,
+            policy=Logit(temperature),
+            memory=DiscountedMemory(1 / memory),
+            exploration=exploration,
+        )
+        for a in range(problem.num_actions - 1)
+    ]
+    realised = jnp.stack([*played, 1 - sum(played)])
+    even = exploration / problem.num_actions
+    steady = jnp.where(exploration < 1, 1 - exploration, 1.0)
+    return (realised - even) / steady, jnp.asarray(True)
+
+
+def follow(
+    problem: AbstractFiniteProblem, memory: Array, temperature: Array, exploration: Array
+) -> Float[Array, " actions"]:
+    """Where the smooth mean field stands at time 20, starting from the prior's own play.
+
+    Euler steps of ``d sigma/dt = f(sigma) - sigma``, a quarter long, so that every derivative goes
+    through them, and sees which equilibrium is selected.
+    """
+    reduced = problem.reduced_form().explored(exploration)
+    given = reduced, problem.log_prior, memory, temperature
+    means = jnp.matmul(jnp.exp(problem.log_prior), reduced.payoffs, precision=lax.Precision.HIGHEST)
+
+    def step(sigma: Array, _: None) -> tuple[Array, None]:
+        return sigma + _STRIDE * (smooth_response(*given, sigma) - sigma), None
+
+    return lax.scan(step, jax.nn.softmax(means / temperature), None, length=_UNROLLED)[0]
+
+
+class Objective(eqx.Module):
+    """What to make large: a weighted sum, and penalties where limits are broken.
+
+        safety * S + payoff * P - cost * C - penalty * (what P and C lack or exceed)
+
+    with S the share of safe actions, P the payoff and C the cost of the design; S and P are means
+    over the environments, or the worst of them.
+
+    Any function `Evaluation` -> scalar can stand in its place.
+
+    Parameters
+    ----------
+    safety, payoff, cost : weights.
+    worst_case : whether S and P are those of the worst environment, and not means.
+    least_payoff : P should be at least this (None: no matter).
+    most_cost : C should be at most this (None: no matter).
+    penalty : for each unit by which they are not.
+    """
+
+    safety: Float[Array, ""] | float = 1.0
+    payoff: Float[Array, ""] | float = 0.0
+    cost: Float[Array, ""] | float = 0.0
+    worst_case: bool = eqx.field(static=True, default=False)
+    least_payoff: Float[Array, ""] | float | None = None
+    most_cost: Float[Array, ""] | float | None = None
+    penalty: Float[Array, ""] | float = 10.0
+
+    def __call__(self, evaluation: Evaluation) -> Float[Array, ""]:
+        """Its value."""
+        over = jnp.min if self.worst_case else jnp.mean
+        share, payoff = over(evaluation.safe_share), over(evaluation.payoff)
+        total = self.safety * share + self.payoff * payoff
+        # No infinite divergence times a weight of zero.
+        if not isinstance(self.cost, float) or self.cost:
+            total = total - self.cost * evaluation.cost
+        if self.least_payoff is not None:
+            total = total - self.penalty * jnp.maximum(self.least_payoff - payoff, 0.0)
+        if self.most_cost is not None:
+            total = total - self.penalty * jnp.maximum(evaluation.cost - self.most_cost, 0.0)
+        return total
