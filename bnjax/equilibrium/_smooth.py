@@ -99,8 +99,8 @@ def smooth_equilibrium(
     >>> import bnjax as bn
     >>> problem = bn.scenarios.sycophancy(p_sycophantic=0.7, p_honest=0.6)
     >>> found = bn.smooth_equilibrium(problem, memory=40.0, temperature=0.1, start=[0.8, 0.2])
-    >>> print(found.summary(problem))
-    selected: sycophantic 0.975088, honest 0.0249122 (stable)
+    >>> f"{found.strategy[0]:.3f}", bool(found.converged), int(found.valid.sum())
+    ('0.975', True, 1)
     """
     check_rows(max_equilibria)
     exploration, _ = prepare(problem, exploration, None, None)
@@ -152,9 +152,8 @@ def smooth_path(
     >>> import jax.numpy as jnp, bnjax as bn
     >>> problem = bn.scenarios.sycophancy(p_sycophantic=0.3, p_honest=0.2)
     >>> path = bn.smooth_path(problem, jnp.geomspace(10, 1e5, 30), jnp.geomspace(1, 1e-3, 30))
-    >>> print(path.summary(problem))
-    memory 10, temperature 1: sycophantic 0.517236, honest 0.482764
-    memory 100000, temperature 0.001: sycophantic 0.585808, honest 0.414192
+    >>> [f"{share:.3f}" for share in path.strategy[jnp.array([0, 15, 29]), 0]]
+    ['0.517', '0.590', '0.586']
     """
     exploration, _ = prepare(problem, exploration, None, None)
     dtype = problem_dtype(problem)
