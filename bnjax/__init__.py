@@ -8,7 +8,6 @@ populations that learn in them, as pure functions of pytrees: one problem, or a 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import design as design
 from . import scenarios as scenarios
 from .belief import AbstractMemory as AbstractMemory
 from .belief import DiscountedMemory as DiscountedMemory
@@ -61,6 +60,7 @@ from .response import Logit as Logit
 from .response import ThompsonSampling as ThompsonSampling
 
 if TYPE_CHECKING:
+    from . import design as design
     from . import plot as plot
 
 __all__ = [
@@ -122,9 +122,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Load `bnjax.plot`, and matplotlib with it, when it is first asked for."""
-    if name == "plot":
-        return importlib.import_module(".plot", __name__)
+    """Load `bnjax.plot` (matplotlib) and `bnjax.design` (optax) when they are first asked for."""
+    if name in ("design", "plot"):
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

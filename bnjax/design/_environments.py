@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -19,8 +18,7 @@ from ..learning._agent import as_finite
 from ..problem import AbstractFiniteProblem, AbstractProblem
 
 
-@dataclasses.dataclass(frozen=True)
-class Environments:
+class Environments(eqx.Module):
     """A scenario, with some of its arguments known only to lie between bounds.
 
     Parameters
@@ -30,7 +28,7 @@ class Environments:
     box : bounds (low, high) of the others.
     """
 
-    scenario: Callable[..., AbstractProblem]
+    scenario: Callable[..., AbstractProblem] = eqx.field(static=True)
     fixed: dict[str, Any]
     box: dict[str, tuple[float, float]]
 

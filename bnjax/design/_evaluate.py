@@ -59,16 +59,16 @@ class Situation(eqx.Module):
 
     Parameters
     ----------
-    environments : static.
+    environments : the scenario, and what is known of its arguments.
     points : arguments [E].
-    design : static but for its arrays.
+    design : whose parameters these are.
     reference : parameters of `init`.
     exploration : of the reference.
     gradient : "implicit", "unrolled" or "score".
     population : agents and steps of each environment, for "score".
     """
 
-    environments: Environments = eqx.field(static=True)
+    environments: Environments
     points: dict[str, Array]
     design: AbstractDesign
     reference: Any

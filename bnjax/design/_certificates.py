@@ -1,0 +1,240 @@
+"""What a design has earned: proofs over a grid of environments, or statistics of simulated play."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from ..belief import AbstractMemory, PerfectMemory
+from ..equilibrium import Phase, certify
+from ..equilibrium._public import solve_all
+from ..learning import simulate
+from ..learning._outcome import share_of
+from ..problem import AbstractFiniteProblem
+from ..response import AbstractPolicy, BestResponse
+from ._designs import with_prior
+from ._evaluate import Situation
+
+LEVEL, REQUIRED, _SAFE_PLAY = 0.99, 0.95, 0.99
+_MOST_CERTIFIED = 9  # environments that are put to exact proof with more than two actions
+
+
+@dataclasses.dataclass(frozen=True)
+class SupportCertificate:
+    """Whether perfect-memory best responders with this support are safe, exactly.
+
+    The rationalizable set depends on the prior through its support alone. So if it is safe, every
+    learner with any prior on these models ends up safe, whatever it happens to observe.
+
+    Parameters
+    ----------
+    axes : values along each side of the grid of environments.
+    phase : [grid] codes of `bnjax.Phase`.
+    models_kept : [grid] how many models the hard design leaves.
+    exploration : with which it holds.
+    method : "exact", or "certify" where more than two actions were put to
+        `bnjax.certify`, at fewer environments.
+    """
+
+    axes: dict[str, NDArray[np.float64]]
+    phase: NDArray[np.int64]
+    models_kept: NDArray[np.int64]
+    exploration: float
+    method: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether every environment of the grid is in the safe phase."""
+        return bool((self.phase == Phase.SAFE).all())
+
+    @property
+    def share(self) -> float:
+        """Share of the environments that are."""
+        return float((self.phase == Phase.SAFE).mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class StatisticalCertificate:
+    """Whether simulated learners with this prior, memory and policy play safe, up to a horizon.
+
+    Parameters
+    ----------
+    axes : values along each side of the grid of environments.
+    safe_share : [grid] mean share of safe actions in the second half of the run.
+    low, high : [grid] Clopper-Pearson interval for the probability that an agent plays
+        safe in at least 99 % of the second half (leaving trembles aside); all of them hold together
+        with 99 % probability (Bonferroni).
+    num_agents, num_steps : of the population in each environment.
+    policy, memory : of its agents.
+    required : what every ``low`` has to reach.
+    """
+
+    axes: dict[str, NDArray[np.float64]]
+    safe_share: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    num_agents: int
+    num_steps: int
+    policy: str
+    memory: str
+    required: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether in every environment the probability is at least what is required."""
+        return bool((self.low >= self.required).all())
+
+
+def hardened(
+    situation: Situation, parameters: Any, point: dict[str, Array], threshold: float | None
+) -> tuple[AbstractFiniteProblem, Array]:
+    """The problem of a hard design in one environment, and exploration.
+
+    ``threshold`` None: weights are left as they are.
+    """
+    before, after, exploration = situation.learner(parameters, point)
+    if threshold is None:
+        return after, exploration
+    kept = situation.design.hard(parameters, before, after, threshold)
+    # Never no model at all: the heaviest stays.
+    kept = kept | (jnp.arange(after.num_models) == jnp.argmax(after.log_prior))
+    return with_prior(after, jnp.where(kept, after.log_prior, -jnp.inf)), exploration
+
+
+@eqx.filter_jit
+def _phases(situation: Situation, parameters: Any, threshold: float | None) -> Any:
+    """Phase and size of the support in every environment."""
+
+    def one(point: dict[str, Array]) -> tuple[Array, Array, Array]:
+        problem, exploration = hardened(situation, parameters, point, threshold)
+        _, _, phase = solve_all(problem, exploration, 1)
+        assert phase is not None
+        return phase, problem.support.sum(dtype=jnp.int32), exploration
+
+    return situation.over_points(one)
+
+
+def support_certificate(
+    situation: Situation,
+    parameters: Any,
+    axes: dict[str, NDArray[np.float64]],
+    threshold: float | None,
+) -> SupportCertificate:
+    """Exact phases of the hard design over the grid of environments."""
+    shape = tuple(len(axis) for axis in axes.values())
+    phase, kept, exploration = _phases(situation, parameters, threshold)
+    phases = np.asarray(phase, np.int64)
+    method = "exact"
+    if _num_actions(situation, parameters) > 2:
+        phases, method = _certified(situation, parameters, threshold, phases), "certify"
+    return SupportCertificate(
+        axes,
+        phases.reshape(shape),
+        np.asarray(kept, np.int64).reshape(shape),
+        float(exploration[0]),
+        method,
+    )
+
+
+def _num_actions(situation: Situation, parameters: Any) -> int:
+    point = {name: x[0] for name, x in situation.points.items()}
+    return eqx.filter_eval_shape(situation.learner, parameters, point)[1].num_actions
+
+
+def _certified(
+    situation: Situation, parameters: Any, threshold: float | None, phases: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Phases in which what the batched solver calls safe, or cannot decide, is proved on the host.
+
+    At up to nine environments, spread over the grid: a proof can take seconds.
+    """
+    phases = phases.copy()
+    open_ = np.flatnonzero((phases == Phase.SAFE) | (phases == Phase.UNDECIDED))
+    chosen = open_[np.unique(np.linspace(0, len(open_) - 1, _MOST_CERTIFIED).astype(int))]
+    for index in chosen if len(open_) else []:
+        point = {name: x[index] for name, x in situation.points.items()}
+        problem, exploration = hardened(situation, parameters, point, threshold)
+        proof = certify(problem, float(exploration))
+        phases[index] = int(Phase.SAFE) if proof.safe else phases[index]
+        if not proof.safe and phases[index] == Phase.SAFE:
+            phases[index] = int(Phase.UNDECIDED)
+    return phases
+
+
+def statistical_certificate(
+    situation: Situation,
+    parameters: Any,
+    axes: dict[str, NDArray[np.float64]],
+    threshold: float | None,
+    key: Array,
+    *,
+    num_agents: int,
+    num_steps: int,
+    policy: AbstractPolicy | None = None,
+    memory: AbstractMemory | None = None,
+    required: float = REQUIRED,
+) -> StatisticalCertificate:
+    """Simulate the hard policy with the design's prior in every environment of the grid."""
+    policy = BestResponse() if policy is None else policy
+    memory = PerfectMemory() if memory is None else memory
+    safe = np.asarray(
+        _safe_shares(situation, parameters, threshold, key, policy, memory, num_agents, num_steps),
+        np.float64,
+    )
+    shape = tuple(len(axis) for axis in axes.values())
+    level = 1 - (1 - LEVEL) / len(safe)
+    shares = [share_of(row >= _SAFE_PLAY, level) for row in safe]
+    return StatisticalCertificate(
+        axes,
+        safe.mean(1).reshape(shape),
+        np.asarray([share.low for share in shares]).reshape(shape),
+        np.asarray([share.high for share in shares]).reshape(shape),
+        num_agents,
+        num_steps,
+        type(policy).__name__,
+        type(memory).__name__,
+        required,
+    )
+
+
+@eqx.filter_jit
+def _safe_shares(
+    situation: Situation,
+    parameters: Any,
+    threshold: float | None,
+    key: Array,
+    policy: AbstractPolicy,
+    memory: AbstractMemory,
+    num_agents: int,
+    num_steps: int,
+) -> Float[Array, "environments agents"]:
+    """Share of safe actions that each agent intends in the second half."""
+
+    def one(args: tuple[dict[str, Array], Array]) -> Array:
+        point, index = args
+        problem, exploration = hardened(situation, parameters, point, threshold)
+        done = simulate(
+            problem,
+            jax.random.fold_in(key, index),
+            num_agents=num_agents,
+            num_steps=num_steps,
+            policy=policy,
+            memory=memory,
+            exploration=exploration,
+        )
+        assert problem.safe is not None
+        played = jnp.sum(jnp.where(problem.safe, done.late_frequency, 0.0), -1)
+        # Trembles are uniform: of what is intended, this many are left.
+        even = exploration * problem.safe.mean(dtype=played.dtype)
+        return (played - even) / jnp.where(exploration < 1, 1 - exploration, 1.0)
+
+    indices = jnp.arange(situation.num_points, dtype=jnp.int32)
+    return lax.map(one, (situation.points, indices))

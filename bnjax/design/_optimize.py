@@ -1,0 +1,443 @@
+"""The search for a design: gradient ascent from several starts, annealed from smooth to sharp."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float
+
+from .._check import as_float, check_exploration, check_key, whole
+from ..belief import AbstractMemory
+from ..problem import AbstractProblem
+from ..response import AbstractPolicy
+from ._certificates import REQUIRED, statistical_certificate, support_certificate
+from ._designs import AbstractDesign
+from ._environments import Environments, check_domain, environments_of
+from ._evaluate import GRADIENTS, Evaluation, Objective, Sharpness, Situation, evaluate
+from ._results import DesignResult, History
+
+_CHUNK = 25  # steps between looks at how it goes
+_ANNEALED = 0.6  # share of the steps after which play is as sharp as it gets
+_COST = 0.01  # of going further than safety asks for, by default
+_SPREAD = 0.5  # standard deviation of the starts around the reference
+
+
+class NonfiniteObjectiveError(ValueError):
+    """The objective, or its gradient, stopped being a finite number.
+
+    Attributes
+    ----------
+    step : at which it did.
+    parameters : of the design at that step.
+    history : `History` until then.
+    """
+
+    def __init__(self, step: int, parameters: Any, history: History):
+        self.step, self.parameters, self.history = step, parameters, history
+        shown = jax.tree.map(lambda x: np.asarray(x).tolist(), parameters)
+        super().__init__(
+            f"`objective` or its gradient is not finite at step {step}, with the parameters "
+            f"{shown}; the error's `history` holds the steps before."
+        )
+
+
+def optimize(
+    scenario: Callable[..., AbstractProblem],
+    environments: Mapping[str, Any],
+    design: AbstractDesign,
+    *,
+    objective: Callable[[Evaluation], Array] | None = None,
+    gradient: str = "implicit",
+    memory: ArrayLike | Sequence[float] = (10.0, 100.0),
+    temperature: ArrayLike | Sequence[float] | None = None,
+    exploration: ArrayLike = 0.0,
+    num_steps: int = 200,
+    num_starts: int = 4,
+    num_environments: int = 16,
+    learning_rate: float = 0.1,
+    optimizer: optax.GradientTransformation | None = None,
+    tolerance: float = 1e-4,
+    key: Array | None = None,
+    population: tuple[int, int] = (256, 200),
+    threshold: float | None = 1e-3,
+    certified_environments: int = 121,
+    num_agents: int = 1000,
+    horizon: int = 1000,
+    policy: AbstractPolicy | None = None,
+    agent_memory: AbstractMemory | None = None,
+    required: float = REQUIRED,
+    progress: Callable[[int, int], None] | None = None,
+) -> DesignResult:
+    """Search for a design whose learners end up safe, and say what it has earned.
+
+    Gradient ascent on the objective, with play smooth at first (short memory, high temperature) and
+    sharper and sharper for three fifths of the steps; from several starts at once: the reference,
+    and random ones around it. It stops early when, at full sharpness, 25 more steps have raised the
+    best objective by less than ``tolerance``. The best start is then put to two examinations,
+    as is the reference: `SupportCertificate` and `StatisticalCertificate`.
+
+    Parameters
+    ----------
+    scenario : arguments -> a problem with a ``safe`` mask, such as `bnjax.scenarios.sycophancy`. A
+        continuum of models is replaced by ``problem.discretize()``.
+    environments : what is known of its arguments: a number, or bounds (low, high) between
+        which the design has to work. Other arguments keep their defaults.
+    design : what can be changed: `LogPrior`, `BetaPrior`, `GaussianPrior`, `SupportBounds`,
+        `Width`, `Exploration`, `Argument`, `RewardScale`, `RewardBonus`, `Together` of several, or
+        your own `AbstractDesign`.
+    objective : `Evaluation` -> scalar, to be made large. Default: ``Objective(cost=0.01)``, the mean
+        share of safe actions, less a little for going far from the reference.
+    gradient : how play depends on the design:
+
+        - ``"implicit"``: play is the smooth equilibrium that the prior's own play leads to;
+          derivatives are those of that equilibrium, blind to which of several is reached. Cheap.
+        - ``"unrolled"``: play is where the smooth mean field stands after 80 steps from the
+          prior's own play; derivatives see which equilibrium is selected.
+        - ``"score"``: play is simulated (logit policy, discounted memory, ``population``);
+          unbiased derivatives of what really happens, and noisy.
+
+    memory, temperature : of smooth play, in observations and in units of payoff: a number, or
+        (first, last), between which it runs geometrically. Default temperature: 0.3 to 0.03 times
+        the range of payoffs that models expect.
+    exploration : probability of a tremble in the reference.
+    num_steps, num_starts : steps of the search, and starts.
+    num_environments : points of the box that the search looks at: at most so many, on a grid,
+        corners included.
+    learning_rate : of Adam; or pass another ``optimizer`` of optax, which minimises.
+    tolerance : see above.
+    key : for random starts and simulations. Default: ``jax.random.key(0)``.
+    population : agents and steps in each environment, for ``gradient="score"``.
+    threshold : how hard designs come about: models whose weight has fallen, relative to
+        the one that rose most, below this share are ruled out (`AbstractDesign.hard`). None: they
+        never are, and the design can only reweight.
+    certified_environments : points of the grid of both certificates, at most.
+    num_agents, horizon : simulated for the statistical certificate in each of them, and
+        for how many steps.
+    policy, agent_memory : of these agents. Default: best response, perfect memory.
+    required : probability of playing safe that the statistical certificate asks for.
+    progress : called with (steps done, steps in all) now and then.
+
+    Returns
+    -------
+    DesignResult
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, the box leaves the domain of the scenario, or the reference
+        is no design of this kind.
+    NonfiniteObjectiveError
+        If the objective or its gradient is not finite.
+
+    Examples
+    --------
+    >>> import bnjax as bn
+    >>> result = bn.design.optimize(
+    ...     bn.scenarios.deception,
+    ...     {"p_detect": (0.3, 0.9)},
+    ...     bn.design.SupportBounds(),
+    ...     num_steps=50,
+    ...     num_starts=1,
+    ...     num_agents=200,
+    ...     horizon=100,
+    ... )
+    >>> result.earned
+    'support'
+    """
+    plan = plan_of(
+        scenario,
+        environments,
+        design,
+        objective=objective,
+        gradient=gradient,
+        memory=memory,
+        temperature=temperature,
+        exploration=exploration,
+        num_steps=num_steps,
+        num_starts=num_starts,
+        num_environments=num_environments,
+        learning_rate=learning_rate,
+        optimizer=optimizer,
+        tolerance=tolerance,
+        key=key,
+        population=population,
+    )
+    if threshold is not None and not 0 < threshold < 1:
+        raise ValueError(f"`threshold` must lie inside (0, 1) or be None; got {threshold!r}.")
+    if not 0 < required < 1:
+        raise ValueError(f"`required` must be a probability inside (0, 1); got {required!r}.")
+    examined = whole("certified_environments", certified_environments)
+    counts = whole("num_agents", num_agents), whole("horizon", horizon)
+    searched = search(plan, plan.objective, progress)
+    best = int(np.nanargmax(searched.final))
+    parameters = jax.tree.map(lambda x: x[best], searched.parameters)
+    axes, points = plan.situation.environments.grid(examined)
+    grid = _elsewhere(plan.situation, points)
+    certificates = {}
+    for name, each in (("before", plan.situation.reference), ("after", parameters)):
+        certificates[name] = (
+            support_certificate(grid, each, axes, threshold),
+            statistical_certificate(
+                grid,
+                each,
+                axes,
+                threshold,
+                plan.key,
+                num_agents=counts[0],
+                num_steps=counts[1],
+                policy=policy,
+                memory=agent_memory,
+                required=required,
+            ),
+        )
+    sharp = jax.tree.map(lambda x: x[-1], plan.schedule)
+    look = eqx.filter_jit(evaluate)
+    return DesignResult(
+        design=design,
+        parameters=parameters,
+        reference=plan.situation.reference,
+        situation=grid,
+        before=look(plan.situation, plan.situation.reference, sharp, plan.key),
+        after=look(plan.situation, parameters, sharp, plan.key),
+        history=searched.history,
+        best=best,
+        threshold=threshold,
+        support_before=certificates["before"][0],
+        support=certificates["after"][0],
+        statistical_before=certificates["before"][1],
+        statistical=certificates["after"][1],
+    )
+
+
+def _elsewhere(situation: Situation, points: dict[str, Array]) -> Situation:
+    """The same situation at other points of the box."""
+    return eqx.tree_at(lambda s: s.points, situation, points)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A search, all arguments of which have been looked at."""
+
+    situation: Situation
+    objective: Callable[[Evaluation], Array]
+    optimizer: optax.GradientTransformation
+    schedule: Sharpness
+    starts: Any
+    key: Array
+    tolerance: float
+
+
+def plan_of(
+    scenario: Any,
+    environments: Any,
+    design: Any,
+    *,
+    objective: Any,
+    gradient: str,
+    memory: Any,
+    temperature: Any,
+    exploration: Any,
+    num_steps: Any,
+    num_starts: Any,
+    num_environments: Any,
+    learning_rate: float,
+    optimizer: optax.GradientTransformation | None,
+    tolerance: float,
+    key: Array | None,
+    population: tuple[int, int],
+) -> Plan:
+    """Check what `optimize` is given, and make the situation of it."""
+    if not isinstance(design, AbstractDesign):
+        raise ValueError(
+            f"`design` must be a design, such as bn.design.LogPrior(); got {design!r}."
+        )
+    if gradient not in GRADIENTS:
+        raise ValueError(f"`gradient` must be one of {GRADIENTS}; got {gradient!r}.")
+    objective = Objective(cost=_COST) if objective is None else objective
+    if not callable(objective):
+        raise ValueError(f"`objective` must be a function of an Evaluation; got {objective!r}.")
+    num_steps, num_starts = whole("num_steps", num_steps), whole("num_starts", num_starts)
+    if not 0 < learning_rate < np.inf:
+        raise ValueError(f"`learning_rate` must be a positive number; got {learning_rate!r}.")
+    agents, steps = population
+    population = whole("population[0]", agents), whole("population[1]", steps)
+    key = jax.random.key(0) if key is None else key
+    check_key(key)
+    given = environments_of(scenario, environments)
+    _, points = given.grid(whole("num_environments", num_environments))
+    problem = _reference_problem(given)
+    check_domain(given, points)
+    dtype = problem.log_prior.dtype
+    tremble = check_exploration(exploration).astype(dtype)
+    arguments = given.arguments()
+    reference = design.init(problem, arguments, tremble)
+    situation = Situation(given, points, design, reference, tremble, gradient, population)
+    if temperature is None:
+        size = float(np.ptp(np.asarray(problem.subjective_payoffs())))
+        temperature = 0.3 * (size or 1.0), 0.03 * (size or 1.0)
+    schedule = Sharpness(
+        _annealed("memory", memory, num_steps, dtype),
+        _annealed("temperature", temperature, num_steps, dtype),
+    )
+    if gradient == "score" and not (np.asarray(schedule.memory) > 1).all():
+        raise ValueError(
+            "`memory` must be above 1 for gradient='score', where agents forget at the rate "
+            f"1 / memory; got {memory!r}."
+        )
+    optimizer = optax.adam(learning_rate) if optimizer is None else optimizer
+    starts = _starts(design, reference, num_starts, jax.random.fold_in(key, 1))
+    return Plan(situation, objective, optimizer, schedule, starts, key, tolerance)
+
+
+def _reference_problem(environments: Environments) -> Any:
+    """The problem in the middle of the box, at the host, where it can say what is wrong with it."""
+    arguments = environments.arguments()
+    middle = {name: arguments[name] for name in environments.box}
+    problem = environments.make(middle, {})
+    if problem.safe is None:
+        raise ValueError(
+            "`scenario` must say which actions are safe (`safe`); without that there is nothing "
+            "to design for."
+        )
+    return problem
+
+
+def _annealed(name: str, value: Any, num_steps: int, dtype: Any) -> Float[Array, " steps"]:
+    """From the first value to the last, geometrically, for three fifths of the steps."""
+    array = np.asarray(as_float(name, value), np.float64).reshape(-1)
+    if array.size not in (1, 2) or not (np.isfinite(array) & (array > 0)).all():
+        raise ValueError(f"`{name}` must be a positive number, or (first, last); got {value!r}.")
+    # At least one step, the last, is as sharp as it gets.
+    place = np.minimum(np.arange(num_steps) / max(1, round(_ANNEALED * num_steps) - 1), 1.0)
+    place[-1] = 1.0
+    return jnp.asarray(array[0] * (array[-1] / array[0]) ** place, dtype)
+
+
+def _starts(design: AbstractDesign, reference: Any, num: int, key: Array) -> Any:
+    """The reference, and others around it, stacked."""
+    leaves, structure = jax.tree.flatten(reference)
+
+    def start(index: Array) -> Any:
+        keys = jax.random.split(jax.random.fold_in(key, index), max(1, len(leaves)))
+        spread = jnp.where(index > 0, _SPREAD, 0.0)
+        moved = [
+            x + spread.astype(x.dtype) * jax.random.normal(k, x.shape, x.dtype)
+            for x, k in zip(leaves, keys, strict=False)
+        ]
+        return design.project(jax.tree.unflatten(structure, moved))
+
+    return jax.vmap(start)(jnp.arange(num))
+
+
+class Searched(NamedTuple):
+    """Where a search has got to.
+
+    Parameters
+    ----------
+    parameters : of every start, stacked.
+    final : [starts] objective there, at full sharpness.
+    history : of every start.
+    """
+
+    parameters: Any
+    final: np.ndarray
+    history: History
+
+
+def search(
+    plan: Plan, objective: Any, progress: Callable[[int, int], None] | None, batched: bool = False
+) -> Searched:
+    """Climb from every start; ``batched``: with an objective of its own each."""
+    parameters = plan.starts
+    given = plan.situation, objective, plan.optimizer, plan.key
+    state = jax.vmap(plan.optimizer.init)(parameters)
+    num_steps = plan.schedule.memory.shape[0]
+    annealed = round(_ANNEALED * num_steps)
+    parts: list[History] = []
+    best_before = -np.inf
+    # Chunks of one length: one compilation, and a second for a last one that is shorter.
+    for begin in range(0, num_steps, _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        sharp = Sharpness(plan.schedule.memory[part], plan.schedule.temperature[part])
+        carry = parameters, state
+        carry, history, seen = _climb(*given, carry, sharp, jnp.int32(begin), batched)
+        parts.append(jax.tree.map(np.asarray, history))
+        _check_finite(parts, seen, begin)
+        parameters, state = carry
+        done = min(begin + _CHUNK, num_steps)
+        if progress is not None:
+            progress(done, num_steps)
+        best = float(parts[-1].objective[:, -1].max())
+        if begin >= annealed and best - best_before < plan.tolerance:
+            break
+        best_before = best if begin >= annealed else -np.inf
+    sharp = Sharpness(plan.schedule.memory[-1:], plan.schedule.temperature[-1:])
+    _, last, _ = _climb(*given, (parameters, state), sharp, jnp.int32(num_steps), batched)
+    whole_history = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+    return Searched(parameters, np.asarray(last.objective[:, -1]), whole_history)
+
+
+@eqx.filter_jit
+def _climb(
+    situation: Situation,
+    objective: Any,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    carry: Any,
+    sharp: Sharpness,
+    begin: Array,
+    batched: bool,
+) -> Any:
+    """Some steps of every start: parameters and state, history, and parameters seen."""
+
+    def run(objective: Any, parameters: Any, state: Any) -> Any:
+        def step(carry: Any, at: tuple[Sharpness, Array]) -> Any:
+            parameters, state = carry
+            sharp, number = at
+
+            def loss(parameters: Any) -> tuple[Array, Evaluation]:
+                # Another population at every step.
+                found = evaluate(situation, parameters, sharp, jax.random.fold_in(key, number))
+                return -objective(found), found
+
+            (value, found), slope = jax.value_and_grad(loss, has_aux=True)(parameters)
+            change, state = optimizer.update(slope, state, parameters)
+            later = situation.design.project(optax.apply_updates(parameters, change))
+            seen = History(
+                -value,
+                optax.tree.norm(slope),
+                found.safe_share.mean(),
+                found.payoff.mean(),
+                found.cost,
+                found.converged.mean(dtype=value.dtype),
+            )
+            return (later, state), (seen, parameters)
+
+        numbers = begin + 2 + jnp.arange(sharp.memory.shape[0], dtype=jnp.int32)
+        carry, (history, seen) = lax.scan(step, (parameters, state), (sharp, numbers))
+        return carry, history, seen
+
+    arrays, rest = eqx.partition(objective, eqx.is_array)
+    axes = 0 if batched else None
+    mapped = jax.vmap(lambda a, p, s: run(eqx.combine(a, rest), p, s), in_axes=(axes, 0, 0))
+    return mapped(arrays, *carry)
+
+
+def _check_finite(parts: Sequence[History], seen: Any, begin: int) -> None:
+    """Stop where an objective or a gradient is not finite."""
+    last = parts[-1]
+    bad = ~(np.isfinite(last.objective) & np.isfinite(last.gradient_norm))
+    if bad.any():
+        step, start = np.argwhere(bad.T)[0]
+        history = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+        until = jax.tree.map(lambda x: x[:, : begin + int(step)], history)
+        parameters = jax.tree.map(lambda x: np.asarray(x)[start, step], seen)
+        raise NonfiniteObjectiveError(begin + int(step), parameters, until)

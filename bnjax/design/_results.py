@@ -1,0 +1,184 @@
+"""What a search for a design returns: the design, how it went, and what it has earned."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpy.typing import NDArray
+
+from ..equilibrium import Phase
+from ..problem import AbstractFiniteProblem
+from ._certificates import StatisticalCertificate, SupportCertificate, hardened
+from ._designs import AbstractDesign
+from ._evaluate import Evaluation, Situation
+
+
+class History(NamedTuple):
+    """How a search went: arrays [starts, steps].
+
+    Parameters
+    ----------
+    objective : at the sharpness of the step.
+    gradient_norm : Euclidean norm of its gradient.
+    safe_share, payoff : means over the environments.
+    cost : of the design.
+    converged : share of the environments whose smooth equilibrium was found.
+    """
+
+    objective: Any
+    gradient_norm: Any
+    safe_share: Any
+    payoff: Any
+    cost: Any
+    converged: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class DesignResult:
+    """A design, and what it has earned.
+
+    Parameters
+    ----------
+    design, parameters : what was found.
+    reference : parameters of the reference design.
+    situation : environments (those of the certificates), and the rest that a learner is made of.
+    before, after : `Evaluation` of the reference and of the design, at full sharpness, in the
+        environments of the search.
+    history : `History` of all starts.
+    best : which start led to the design.
+    threshold : of hard designs.
+    support_before, support : `SupportCertificate` of the reference and of the design.
+    statistical_before, statistical : `StatisticalCertificate`.
+    """
+
+    design: AbstractDesign
+    parameters: Any
+    reference: Any
+    situation: Situation
+    before: Evaluation
+    after: Evaluation
+    history: History
+    best: int
+    threshold: float | None
+    support_before: SupportCertificate
+    support: SupportCertificate
+    statistical_before: StatisticalCertificate
+    statistical: StatisticalCertificate
+
+    @property
+    def earned(self) -> str:
+        """The stronger of the certificates that the design has earned.
+
+        "support", "statistical", or "none".
+        """
+        if self.support.holds:
+            return "support"
+        return "statistical" if self.statistical.holds else "none"
+
+    def learner(self, hard: bool = True, **arguments: Any) -> tuple[AbstractFiniteProblem, Array]:
+        """The designed problem and exploration, in one environment.
+
+        Parameters
+        ----------
+        hard : with what the hard design rules out; or with the weights as they were found.
+        arguments : of the scenario, for what varies between environments. Default: the middle.
+        """
+        box = self.situation.environments.box
+        unknown = [name for name in arguments if name not in box]
+        if unknown:
+            raise ValueError(
+                f"`arguments` must be among what varies between environments, "
+                f"{', '.join(box) or 'nothing here'}; got {unknown[0]!r}."
+            )
+        middle = {name: 0.5 * (low + high) for name, (low, high) in box.items()}
+        dtype = jnp.result_type(float)
+        point = {k: jnp.asarray(v, dtype) for k, v in {**middle, **arguments}.items()}
+        threshold = self.threshold if hard else None
+        return hardened(self.situation, self.parameters, point, threshold)
+
+    def __repr__(self) -> str:
+        share = float(np.asarray(self.after.safe_share).mean())
+        return (
+            f"DesignResult({type(self.design).__name__}, earned={self.earned!r}, safe={share:.3g})"
+        )
+
+    def summary(self) -> str:
+        """Say in words what was found, what it costs, and what it has earned.
+
+        Returns
+        -------
+        str
+        """
+        lines = [_HEADLINE[self.earned]]
+        for name, values in _parameters(self.design, self.parameters).items():
+            lines.append(f"{name}: {values}")
+        lines.append(f"{'':22}{'before':>10}{'after':>10}")
+        rows = {
+            "safe share, mean": [
+                np.asarray(x.safe_share).mean() for x in (self.before, self.after)
+            ],
+            "safe share, worst": [
+                np.asarray(x.safe_share).min() for x in (self.before, self.after)
+            ],
+            "payoff, mean": [np.asarray(x.payoff).mean() for x in (self.before, self.after)],
+            "of at best": [np.asarray(x.best_payoff).mean() for x in (self.before, self.after)],
+            "cost": [float(x.cost) for x in (self.before, self.after)],
+            "safe phase, share": [x.share for x in (self.support_before, self.support)],
+            "simulated safe share": [
+                x.safe_share.min() for x in (self.statistical_before, self.statistical)
+            ],
+        }
+        lines += [f"{name:22}{a:10.4g}{b:10.4g}" for name, (a, b) in rows.items()]
+        lines.append(f"support: {_support_text(self.support)}")
+        lines.append(f"statistical: {_statistical_text(self.statistical)}")
+        return "\n".join(lines)
+
+
+_HEADLINE = {
+    "support": "certified by its support: every learner with these models ends up safe",
+    "statistical": "certified by simulation only: safe for this prior, memory, policy and horizon",
+    "none": "FAILED: the design has earned no certificate",
+}
+
+
+def _parameters(design: AbstractDesign, parameters: Any) -> dict[str, str]:
+    leaves = jax.tree.leaves(parameters)
+    shown = [np.array2string(np.asarray(x), precision=4, threshold=8) for x in leaves]
+    return {type(design).__name__: ", ".join(shown)}
+
+
+def _support_text(certificate: SupportCertificate) -> str:
+    codes, counts = np.unique(certificate.phase, return_counts=True)
+    phases = ", ".join(
+        f"{Phase(int(code)).name} {count}" for code, count in zip(codes, counts, strict=True)
+    )
+    models = certificate.models_kept
+    few, many = int(models.min()), int(models.max())
+    size = f"{few}" if few == many else f"{few} to {many}"
+    verdict = "holds" if certificate.holds else "does not hold"
+    return f"{verdict} ({phases}; {size} models; exploration {certificate.exploration:.3g})"
+
+
+def _statistical_text(certificate: StatisticalCertificate) -> str:
+    verdict = "holds" if certificate.holds else "does not hold"
+    return (
+        f"{verdict} (in the worst environment {certificate.low.min():.4g} to "
+        f"{certificate.high[np.unravel_index(certificate.low.argmin(), certificate.low.shape)]:.4g}"
+        f" of agents play safe, {certificate.required:g} required; {certificate.num_agents:,} "
+        f"agents x {certificate.num_steps:,} steps, {certificate.policy}, {certificate.memory})"
+    )
+
+
+def designs_of(result: DesignResult) -> NDArray[Any]:
+    """Prior before and after, [2, M], in the middle of the box."""
+    middle = {
+        name: jnp.asarray(0.5 * (low + high), jnp.result_type(float))
+        for name, (low, high) in result.situation.environments.box.items()
+    }
+    before, after, _ = result.situation.learner(result.parameters, middle)
+    return np.exp(np.stack([np.asarray(before.log_prior), np.asarray(after.log_prior)]))
