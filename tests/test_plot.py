@@ -746,16 +746,27 @@ def test_best_fits_in_two_dimensions():
 # Populations
 
 
-def test_learning_shows_play_and_beliefs():
-    problem = bn.scenarios.sycophancy(0.3, 0.4)
-    result = bn.simulate(
+def population_of(problem, num_steps=60, every=10, beliefs=False):
+    return bn.simulate(
         problem,
         jax.random.key(0),
         num_agents=50,
-        num_steps=60,
-        record=bn.Trajectory(10),
+        num_steps=num_steps,
+        record=bn.Trajectory(every, beliefs=beliefs),
         tile=64,
     )
+
+
+def marks_of(ax):
+    """How each equilibrium's marks are filled, and where they are."""
+    return [
+        (line.get_fillstyle(), *line.get_ydata()) for line in ax.lines if line.get_marker() == "<"
+    ]
+
+
+def test_learning_shows_play_and_beliefs():
+    problem = bn.scenarios.sycophancy(0.3, 0.4)
+    result = population_of(problem)
     figure = bn.plot.learning(result, problem, title="a population")
     assert_readable(figure)
     play, belief = figure.axes
@@ -766,9 +777,80 @@ def test_learning_shows_play_and_beliefs():
     np.testing.assert_allclose(
         shares[0, 3], (total[3, 0] - total[2, 0]) / (total[3] - total[2]).sum()
     )
-    np.testing.assert_allclose(belief.lines[7].get_ydata(), result.trajectory.mean_theta[7, :, 0])
-    assert legend_of(figure)[:3] == ["sycophantic", "honest", "40 of the agents"]
+    np.testing.assert_allclose(
+        belief.lines[7].get_ydata(), result.trajectory.mean_theta[7, :, 0], atol=1e-5
+    )
+    names = ["sycophantic", "honest", "40 of 50 agents", "stable equilibrium"]
+    assert legend_of(figure) == names
+    # The mixture plays flattery one time in three and believes one half.
+    np.testing.assert_allclose([height for _, height in marks_of(play)], [1 / 3, 2 / 3], atol=1e-3)
+    ((fill, height),) = marks_of(belief)
+    assert (fill, height) == ("full", pytest.approx(0.5, abs=1e-3))
+    # The marks are of another problem than the population lived in, and the figure says so.
+    assert "grid of 65 models" in " ".join(figure.get_supxlabel().split())
     with pytest.raises(ValueError, match="must have a trajectory"):
         bn.plot.learning(
             bn.simulate(problem, jax.random.key(0), num_agents=2, num_steps=2, tile=64), problem
         )
+    with pytest.raises(
+        ValueError, match="`problem` must be the one that was simulated, with 2 act"
+    ):
+        bn.plot.learning(result, bn.scenarios.coin())
+    with pytest.raises(ValueError, match=r"65 models; got one with .* 5 models"):
+        bn.plot.learning(result, problem.discretize(5))
+
+
+def test_learning_draws_a_single_interval_and_no_belief_that_is_one_of_several():
+    # The first action teaches the first parameter, and leaves the second open.
+    model = [[[0.5, 0.5], [0.1, 0.9]], [[0.5, 0.5], [0.9, 0.1]], [[0.1, 0.9], [0.5, 0.5]]]
+    problem = bn.Problem(
+        [[0.5, 0.5], [0.5, 0.5]],
+        model,
+        [[0.6, 0.6], [0.0, 0.1]],
+        theta=[[0.5, 0.9], [0.5, 0.1], [0.9, 0.5]],
+    )
+    figure = bn.plot.learning(population_of(problem, 1, 1), problem)
+    play, first, second = figure.axes
+    np.testing.assert_array_equal(play.lines[0].get_xdata(), [0, 1])
+    assert first.lines[0].get_marker() == "."
+    assert [height for _, height in marks_of(play)] == [1]
+    assert [height for _, height in marks_of(first)] == [0.5]
+    assert marks_of(second) == []
+    assert_readable(figure)
+
+
+def test_learning_shows_models_without_parameters_and_unknown_stability():
+    def rates(*p):
+        return [[1 - x, x] for x in p]
+
+    problem = bn.Problem(
+        rates(0.6, 0.5, 0.3),
+        [rates(0.9, 0.5, 0.3), rates(0.4, 0.5, 0.7)],
+        [[0.0, 1.0]] * 3,
+        action_names=["fast", "steady", "risky"],
+    )
+    result = population_of(problem, beliefs=True)
+    figure = bn.plot.learning(result, problem)
+    play, belief = figure.axes
+    mean = np.asarray(result.trajectory.belief).mean(0)
+    last = int(mean[-1].argmax())
+    lines = [line for line in belief.lines if line.get_marker() != "<"]
+    np.testing.assert_allclose(lines[-1].get_ydata(), mean[:, last])
+    names = ["fast", "steady", "risky", f"model {1 - last}", f"model {last}", "stability unknown"]
+    assert legend_of(figure) == names
+    assert {fill for fill, *_ in marks_of(play) + marks_of(belief)} == {"bottom"}
+    assert_readable(figure)
+    assert len(bn.plot.learning(population_of(problem), problem).axes) == 1
+
+
+def test_learning_maps_many_actions():
+    problem = bn.scenarios.overconfidence(num_efforts=9).discretize(5)
+    result = population_of(problem)
+    figure = bn.plot.learning(result, problem, title="word " * 25)
+    share = mesh_of(figure.axes[0]).get_array().reshape(9, 6)
+    np.testing.assert_allclose(share.sum(0), 1, rtol=1e-6)
+    total = np.asarray(result.trajectory.action_counts).sum(0)
+    np.testing.assert_allclose(share[:, 0], total[0] / total[0].sum(), rtol=1e-6)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["effort 0", "effort 2", "effort 4", "effort 6", "effort 8"]
+    assert_readable(figure)

@@ -37,7 +37,7 @@ PHASE_STYLES: Mapping[Phase, PhaseStyle] = {
 }
 # Actions, in order: colours of Okabe and Ito (2008) or darker, and dashes for grey printing.
 ACTION_COLOURS = ("#D55E00", "#00517F", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_ACTION_DASHES: tuple[Any, ...] = (
+DASHES: tuple[Any, ...] = (
     "solid",
     (0, (4, 1.5)),
     (0, (6, 1.5, 1, 1.5)),
@@ -50,7 +50,7 @@ _ACTION_DASHES: tuple[Any, ...] = (
 
 def action_style(action: int, num_actions: int) -> tuple[Any, Any]:
     if num_actions <= len(ACTION_COLOURS):
-        return ACTION_COLOURS[action], _ACTION_DASHES[action]
+        return ACTION_COLOURS[action], DASHES[action]
     return colormaps["cividis"](action / (num_actions - 1)), "solid"
 
 
