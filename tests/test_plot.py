@@ -17,6 +17,7 @@ from matplotlib.patches import PathPatch
 
 import bnjax as bn
 from bnjax.plot._best_fits import _lower_envelope, _play_curve
+from bnjax.plot._cells import borders
 
 Phase = bn.Phase
 AXIS = np.linspace(0, 1, 21)
@@ -225,6 +226,24 @@ def test_every_phase_can_be_drawn():
     figure = bn.plot.phase_diagram(checkered())
     assert [entry.split()[0] for entry in legend_of(figure)] == [c.name.lower() for c in Phase]
     assert_readable(figure)
+
+
+def test_a_cell_of_its_own_has_an_outline_and_a_line_of_cells_has_none():
+    edges = np.arange(10.0)
+    codes = np.select(
+        [np.add.outer(np.arange(9), np.arange(9)) >= 9], [Phase.SAFE], Phase.UNSAFE
+    ).astype(int)
+    before = len(borders(edges, edges, codes))
+    codes[2, 2] = codes[8, 4] = Phase.MULTISTABLE  # inside a region, and at the frame
+    assert len(borders(edges, edges, codes)) == before + 4 + 3
+    # The corner of a region, as where four regimes meet, but not a line of corners.
+    codes[2, 2] = codes[8, 4] = Phase.UNSAFE
+    codes[:2, :2] = codes[2, 2] = Phase.MULTISTABLE
+    assert len(borders(edges, edges, codes)) == len(borders(edges, edges, codes.T))
+    sides = {tuple(map(tuple, side)) for side in borders(edges, edges, codes)}
+    assert {((2, 2), (2, 3)), ((2, 3), (3, 3))} <= sides
+    line = np.where(np.eye(9, dtype=bool), Phase.OSCILLATORY, Phase.UNSAFE).astype(int)
+    assert len(borders(edges, edges, line)) == 0
 
 
 def test_small_shares_are_not_rounded_to_nothing():

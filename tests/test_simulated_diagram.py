@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 
 import bnjax as bn
 from tests.test_plot import assert_readable
@@ -91,20 +92,33 @@ def test_what_makes_no_sense_is_not_simulated_and_harms_no_neighbour(simulated):
     assert simulated.frequency.isel(p_sycophantic=slice(0, 2)).notnull().all()
 
 
-def test_policies_memories_and_exploration_along_an_axis():
-    diagram = bn.phase_diagram(
-        bn.scenarios.coin,
-        {"exploration": [0.0, 1.0]},
-        method="simulate",
-        key=KEY,
-        num_agents=50,
-        num_steps=200,
-        policy=bn.EpsilonGreedy(0.1),
-        memory=bn.WindowMemory(20),
-    )
-    assert diagram.attrs["memory"] == "WindowMemory(length=20)"
-    assert diagram.frequency.sizes == {"exploration": 2, "action": diagram.sizes["action"]}
-    np.testing.assert_allclose(diagram.frequency.sum("action"), 1, atol=1e-5)
+def test_policies_memories_and_exploration_along_an_axis(tmp_path):
+    def diagram(policy, memory, key):
+        return bn.phase_diagram(
+            bn.scenarios.coin,
+            {"exploration": [0.0, 1.0]},
+            method="simulate",
+            key=key,
+            num_agents=50,
+            num_steps=200,
+            policy=policy,
+            memory=memory,
+        )
+
+    best = bn.BestResponse("uniform", tol_payoff=1e-4)
+    first = diagram(bn.EpsilonGreedy(0.1, best), bn.WindowMemory(20), KEY)
+    assert first.frequency.sizes == {"exploration": 2, "action": first.sizes["action"]}
+    np.testing.assert_allclose(first.frequency.sum("action"), 1, atol=1e-5)
+    # All that it takes to do it again is in the file.
+    first.to_netcdf(tmp_path / "first.nc")
+    with xr.open_dataset(tmp_path / "first.nc") as stored:
+        about = stored.load().attrs
+    assert about["memory"] == "WindowMemory(length=20)"
+    assert about["policy"].startswith("EpsilonGreedy(epsilon=0.1, response=BestResponse(")
+    policy, memory = (eval(about[name], vars(bn)) for name in ("policy", "memory"))
+    key = jax.random.wrap_key_data(about["key"], impl=about["key_impl"])
+    again = diagram(policy, memory, key)
+    xr.testing.assert_identical(again, first)
 
 
 @pytest.mark.parametrize(

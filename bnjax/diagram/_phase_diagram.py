@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +102,9 @@ def phase_diagram(
         - ``outcome_share`` [..., O]: likewise, which share of them ended locked on each
           action, mixing, or undecided (see `Outcome`), along the dimension ``outcome``.
 
-        Attributes say what was computed, at which tolerances, by which versions and where.
+        Attributes say what was computed, at which tolerances, by which versions and where: of a
+        simulation also the key (``jax.random.wrap_key_data(key, impl=key_impl)``), and what made
+        the policy and the memory.
 
     Raises
     ------
@@ -182,7 +185,7 @@ def phase_diagram(
         "tol_payoff_units": "share of the payoff range",
         "max_equilibria": max_equilibria,
         "method": method,
-        **(_about_population(simulated, policy, memory) if simulated else {}),
+        **(_about_population(simulated, key, policy, memory) if simulated else {}),
         "precision": str(jnp.result_type(float)),
         "platform": jax.default_backend(),
         "device": jax.local_devices()[0].device_kind,
@@ -223,13 +226,27 @@ def _simulated(
 
 
 def _about_population(
-    simulated: Simulated, policy: AbstractPolicy | None, memory: AbstractMemory | None
+    simulated: Simulated, key: Any, policy: AbstractPolicy | None, memory: AbstractMemory | None
 ) -> dict[str, Any]:
+    """All that it takes to simulate the same populations again."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    words = jax.random.key_data(key) if typed else key
     return {
         **dataclasses.asdict(simulated),
-        "policy": repr(BestResponse() if policy is None else policy),
-        "memory": repr(PerfectMemory() if memory is None else memory),
+        "policy": _described(BestResponse() if policy is None else policy),
+        "memory": _described(PerfectMemory() if memory is None else memory),
+        "key": np.asarray(words),
+        "key_impl": str(jax.random.key_impl(key)),
     }
+
+
+def _described(module: eqx.Module) -> str:
+    """What makes it, with its numbers, where its `repr` may show shapes."""
+    numbers = jax.tree.map(
+        lambda x: x if not hasattr(x, "ndim") else np.asarray(x).tolist() if x.ndim else _short(x),
+        module,
+    )
+    return eqx.tree_pformat(numbers, width=2**31)
 
 
 def _short(number: Array) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import xarray as xr
 from matplotlib.path import Path
@@ -127,13 +129,31 @@ def _is_thick(grid: np.ndarray) -> np.ndarray:
     return thick[:rows, :columns]
 
 
+def _is_lone(grid: np.ndarray, thick: np.ndarray) -> np.ndarray:
+    """Which cells are a region of their own: at most corners touch others of their phase.
+
+    A chain of cells that touch at corners is a line again, unless it is the corner of a region
+    with some breadth.
+    """
+    rows, columns = grid.shape
+    phases, breadth = np.pad(grid, 1, constant_values=-1), np.pad(thick, 1)
+    lone = np.ones(grid.shape, bool)
+    for i, j in itertools.product((0, 1, 2), repeat=2):
+        if (i, j) != (1, 1):
+            place = slice(i, i + rows), slice(j, j + columns)
+            corner = i != 1 and j != 1
+            lone &= (phases[place] != grid) | (breadth[place] & corner)
+    return lone
+
+
 def borders(edges_x: np.ndarray, edges_y: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Sides [N, 2, 2] that cells of different phases share, both in regions with some breadth.
 
     A line of single cells, such as a tie makes along a boundary, is itself an outline: one more
-    around each of its cells would cover it in black.
+    around each of its cells would cover it in black. A cell all by itself is a region.
     """
     thick = _is_thick(grid)
+    thick |= _is_lone(grid, thick)
     i, j = np.nonzero((grid[:, 1:] != grid[:, :-1]) & thick[:, 1:] & thick[:, :-1])
     upright = np.stack(
         [
