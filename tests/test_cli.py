@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import jax
@@ -14,6 +15,9 @@ from click.testing import CliRunner
 
 import bnjax as bn
 from bnjax.cli import main
+from bnjax.cli._common import new_console
+from bnjax.cli._simulate import _every, _heading, _play_table
+from bnjax.plot._learning import PATHS
 
 ROOT = Path(__file__).parent.parent
 AXES = ["--x", "p_sycophantic=0.05:0.95:6", "--y", "p_honest=0.1:0.9:5"]
@@ -286,6 +290,7 @@ def test_zarr(tmp_path):
         (["sycophancy", "--out", "o", "--x", "width=0:1:2.5"], "at least 2; got `2.5`"),
         (["sycophancy", "--out", "o", "--agents", "5"], "`--agents` is for --simulate"),
         (["sycophancy", "--out", "o", "--policy", "logit"], "`--policy` is for --simulate"),
+        (["sycophancy", "--out", "o", "--seed", 2**63], "is not in the range 0<=x<=4294967295"),
         (["sycophancy", "--out", "o", "--rate", "0.1"], "`--rate` is for --simulate"),
         (
             ["sycophancy", "--out", "o", "--simulate", "--policy", "logit"],
@@ -351,6 +356,7 @@ def test_help():
     text = " ".join(succeed("phase-diagram", "--help").split())
     assert "JAX_COMPILATION_CACHE_DIR" in text
     assert "every processor core" in text
+    assert "which of several to play. [default: first]" in text
     assert bn.__version__ in succeed("--version")
 
 
@@ -367,6 +373,13 @@ def test_simulate_writes_what_it_prints(tmp_path):
     assert report["scenario"] == "deception"
     assert report["parameters"]["p_detect"] == 0.9
     assert report["models"] == 9
+    note = "Simulated on a grid of 9 models; equilibria are those of the continuum."
+    assert report["notes"] == [note]
+    assert note in text
+    heading = "deception: p_detect = 0.9; 300 agents, 40 steps, 9 models, seed 0, best response, "
+    assert text.startswith(heading)
+    assert {row["stability"] for row in report["equilibria"]} == {"STABLE"}
+    assert "(stable)" in text
     outcomes = report["outcomes"]
     assert sum(row["agents"] for row in outcomes.values()) == 300
     for name, row in outcomes.items():
@@ -377,6 +390,12 @@ def test_simulate_writes_what_it_prints(tmp_path):
     counts = report["trajectory"]["action_counts"]
     steps = np.asarray(report["trajectory"]["step"])
     np.testing.assert_array_equal(np.add(counts["deceive"], counts["comply"]), 300 * steps)
+    # All that the figure shows of beliefs.
+    believed = report["trajectory"]["mean_theta"]["detection"]
+    assert np.shape(believed["agents"]) == (PATHS, len(steps))
+    last = [path[-1] for path in believed["agents"]]
+    assert min(last) <= believed["quantiles"]["0.5"][-1] <= max(last)
+    assert believed["mean"][-1] == pytest.approx(report["mean_theta"]["detection"], rel=1e-5)
     assert (out / "simulation.png").read_bytes().startswith(b"\x89PNG")
     again = fail("simulate", "deception", "p_detect=0.9", "--out", out)
     assert "exists; pass --force" in again
@@ -391,12 +410,44 @@ def test_simulate_prints_json_and_takes_a_seed():
     assert found[0] == found[1]
     assert found[0]["mean_payoff"] != found[2]["mean_payoff"]
     assert found[0]["options"]["length"] == 3
+    assert found[0]["notes"] == ["Equilibria are those of best response with perfect memory."]
+
+
+def test_headings_take_two_lines():
+    learner = {"policy": "logit", "temperature": 0.05, "memory": "window", "length": 50}
+    options = dict.fromkeys(["ties", "epsilon", "rate"]) | learner | {"seed": 7, "exploration": 0.0}
+    given = {"p_sycophantic": 0.3, "p_honest": 0.4, "width": 1.0}
+    numbers = "5 steps, seed 7, logit (temperature 0.05), window memory (length 50)"
+    heading = _heading("sycophancy", {}, options, ["5 steps"], 55)
+    assert heading.replace("\xa0", " ") == f"sycophancy: {numbers}"
+    heading = _heading("sycophancy", given, options, ["5 steps"], 80)
+    assert "width\xa0=\xa01; 5 steps, seed 7, logit" in heading
+    heading = _heading("sycophancy", given, options, ["5 steps"], 55)
+    assert "and 1 more; 5 steps, seed 7, logit 0.05, window memory 50" in heading
+    assert len(textwrap.wrap(heading, 55)) == 2
+
+
+def test_many_actions_are_summed_up(capsys):
+    played = {f"effort {i}": {"mean": 1 / 101} for i in range(101)}
+    realised = {name: float(name == "effort 100") for name in played}
+    report = {"late_frequency": played, "equilibria": [{"stability": "UNKNOWN"}]}
+    report["equilibria"][0]["realised"] = realised
+    new_console().print(_play_table(report))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split() == ["and", "91", "more", "0.9010", "0.0000"]
+    assert any(line.split() == ["effort", "100", "0.0099", "1.0000"] for line in lines)
+
+
+def test_snapshots_reach_the_end():
+    assert [_every(steps) for steps in (1, 200, 500, 1000, 997)] == [1, 1, 4, 5, 6]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--agents", 0], "`--agents` must be at least 1; got 0"),
+        (["--seed", 2**32], "4294967296 is not in the range 0<=x<=4294967295"),
+        (["--seed", -1], "-1 is not in the range"),
         (["--steps", -1], "`--steps` must be at least 1; got -1"),
         (["--policy", "logit"], "`--policy logit` needs `--temperature`"),
         (["--policy", "logit", "--temperature", 0], "`temperature` must be a positive number"),

@@ -26,7 +26,9 @@ from .. import Phase, scenarios
 from ..problem import AbstractProblem
 
 EXPLORATION = "exploration"
-_MANY = 12  # names that a list shows before it says how many more there are
+MANY = 12  # names that a list shows before it says how many more there are
+# What a key of JAX takes: beyond, two seeds would be one, or none at all.
+SEED = click.IntRange(0, 2**32 - 1)
 PHASE_COLOURS = {
     Phase.SAFE: "blue",
     Phase.UNSAFE: "red",
@@ -155,7 +157,7 @@ def settings(x64: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(things: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(things: str, doing: str) -> Iterator[Callable[[int, int], None]]:
     """Progress on stderr: compiling until the first things are there, then a bar."""
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}")
     console = Console(stderr=True)
@@ -167,7 +169,7 @@ def progress_bar(things: str) -> Iterator[Callable[[int, int], None]]:
 
         def report(done: int, total: int) -> None:
             count = f"{done:,} of {total:,} {things}"
-            bar.update(task, description="solving", total=total, completed=done, count=count)
+            bar.update(task, description=doing, total=total, completed=done, count=count)
 
         yield report
 
@@ -206,9 +208,9 @@ def number_text(value: Any) -> str:
 
 def few(items: Sequence[str]) -> list[str]:
     """The first of many, and how many there are beyond."""
-    if len(items) <= _MANY:
+    if len(items) <= MANY:
         return list(items)
-    return [*items[: _MANY - 2], f"and {len(items) - _MANY + 2} more"]
+    return [*items[: MANY - 2], f"and {len(items) - MANY + 2} more"]
 
 
 def listed(names: Sequence[str]) -> str:

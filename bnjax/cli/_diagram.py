@@ -16,6 +16,7 @@ from .. import Phase, phase_diagram
 from ._common import (
     EXPLORATION,
     PHASE_COLOURS,
+    SEED,
     actions_of,
     assignments,
     check_parameter,
@@ -31,7 +32,7 @@ from ._common import (
     settings,
     write_atomically,
 )
-from ._learners import DEFAULTS, learner_options, memory_of, policy_of
+from ._learners import DEFAULTS, described, learner_options, memory_of, policy_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -78,7 +79,7 @@ _AXES = {  # where it is obvious what a diagram of a scenario shows
 )
 @click.option("--agents", type=int, help="Of --simulate: in each cell.  [default: 100]")
 @click.option("--steps", type=int, help="Of --simulate: observations each.  [default: 1000]")
-@click.option("--seed", type=int, help="Of --simulate.  [default: 0]")
+@click.option("--seed", type=SEED, help="Of --simulate.  [default: 0]")
 @learner_options
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @click.option("--x64/--x32", default=False, show_default=True, help="Floating-point precision.")
@@ -139,15 +140,14 @@ def draw_phase_diagram(
         for path in (data, *pictures):
             if path.exists() and not force:
                 raise click.UsageError(f"{path} exists; pass --force to overwrite it")
-        with progress_bar("cells") as report:
+        with progress_bar("cells", "simulating" if simulate else "solving") as report:
             diagram = phase_diagram(
                 make, axes, exploration=exploration, fixed=fixed, progress=report, **population
             )
         about = f"{scenario}: {_settings_of(diagram, exploration)}".replace(" = ", "\xa0=\xa0")
         figures = [_figure(diagram, boundaries, about)]
         if simulate:
-            kinds = [f"{learners[k]} {k}" for k in DEFAULTS if learners[k] != DEFAULTS[k]]
-            figures.append(_simulated_figure(diagram, ", ".join([about, *kinds])))
+            figures.append(_simulated_figure(diagram, about, learners, seed or 0))
         warning = _why_invalid(make, diagram, fixed)
     make_folder(out)
     write_atomically(data, lambda path: _save(diagram, path, kind))
@@ -247,12 +247,15 @@ def _population(
     }
 
 
-def _simulated_figure(diagram: xr.Dataset, about: str) -> Any:
+def _simulated_figure(
+    diagram: xr.Dataset, about: str, learners: Mapping[str, Any], seed: int
+) -> Any:
     from .. import plot
 
     agents, steps = diagram.attrs["num_agents"], diagram.attrs["num_steps"]
+    population = f"{agents:,} learners in each cell, {steps:,} steps, seed {seed}"
     return plot.simulated_diagram(
-        diagram, title=f"{about}; {agents:,} learners in each cell, {steps:,} steps"
+        diagram, title=f"{about}; {', '.join([population, *described(learners)])}"
     )
 
 

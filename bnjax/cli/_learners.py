@@ -27,7 +27,9 @@ _OPTIONS = [
         help="How agents choose, given what they believe.",
     ),
     click.option(
-        "--ties", type=click.Choice(["first", "last", "uniform"]), help="Of best responses."
+        "--ties",
+        type=click.Choice(["first", "last", "uniform"]),
+        help="Of best responses: which of several to play.  [default: first]",
     ),
     click.option("--temperature", type=float, help="Of --policy logit, in units of payoff."),
     click.option("--epsilon", type=float, help="Of --policy epsilon-greedy."),
@@ -77,6 +79,23 @@ def memory_of(options: Mapping[str, Any]) -> Callable[[], Any]:
         "discounted": lambda: DiscountedMemory(options["rate"]),
         "window": lambda: WindowMemory(options["length"]),
     }[name]
+
+
+def described(options: Mapping[str, Any], short: bool = False) -> list[str]:
+    """Policy and memory in words, with their numbers; what these are too, unless it is short."""
+    kinds = [
+        (options["policy"].replace("-r", " r"), ("ties", "temperature", "epsilon")),
+        (f"{options['memory']} memory", ("rate", "length")),
+    ]
+    texts = []
+    for kind, names in kinds:
+        given = [n for n in names if options[n] is not None]
+        if short:
+            texts.append(" ".join([kind, *(str(options[n]) for n in given)]))
+        else:
+            named = ", ".join(f"{n}\xa0{options[n]}" for n in given)
+            texts.append(f"{kind} ({named})" if given else kind)
+    return texts
 
 
 def _belongs(options: Mapping[str, Any], name: str, applies: bool, to: str, required: bool) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from rich.table import Table
 from rich.text import Text
 
 from .. import (
     FamilyProblem,
     Simulation,
+    Stability,
     Trajectory,
     __version__,
     equilibria,
@@ -22,9 +27,10 @@ from .. import (
 )
 from ..learning._outcome import mean_interval
 from ._common import (
+    MANY,
+    SEED,
     assignments,
     defaults_of,
-    few,
     find_scenario,
     make_folder,
     new_console,
@@ -34,11 +40,14 @@ from ._common import (
     settings,
     write_atomically,
 )
-from ._learners import learner_options, memory_of, policy_of
+from ._learners import described, learner_options, memory_of, policy_of
 
 _LEVEL = 0.99
 _SNAPSHOTS = 200  # at most, for the figure and the JSON
-_ROWS = 12
+_PATHS = 40  # agents whose beliefs are kept one by one: those that the figure draws
+_QUANTILES = 0.05, 0.5, 0.95
+_EQUILIBRIA = 4  # these have a column each
+_FIGURE = 55  # letters that a line above the figure has room for
 
 
 @click.command("simulate", short_help="Let a population of learners live in a scenario.")
@@ -46,7 +55,7 @@ _ROWS = 12
 @click.argument("values", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--agents", type=int, default=1000, show_default=True, help="How many agents.")
 @click.option("--steps", type=int, default=1000, show_default=True, help="Observations of each.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same lives.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Same seed, same lives.")
 @learner_options
 @click.option(
     "--exploration",
@@ -101,7 +110,7 @@ def simulate_scenario(
             problem = problem.discretize(options["grid"])
         elif options["grid"] is not None:
             raise click.UsageError("`--grid` is for a continuum of models; this one is finite")
-        with progress_bar("agents") as report:
+        with progress_bar("agents", "simulating") as report:
             result = simulate(
                 problem,
                 jax.random.key(options["seed"]),
@@ -110,23 +119,29 @@ def simulate_scenario(
                 policy=policy(),
                 memory=memory(),
                 exploration=options["exploration"],
-                record=Trajectory(-(-options["steps"] // _SNAPSHOTS)),
+                record=Trajectory(_every(options["steps"])),
                 progress=report,
             )
         explores = float(1 - (1 - options["exploration"]) * (1 - (options["epsilon"] or 0.0)))
-        report = _report(scenario, defaults_of(make) | given, options, problem, result)
+        report = _report(scenario, defaults_of(make) | given, options, family, result)
         report["equilibria"] = _predicted(family, explores)
         if out is not None:
             make_folder(out)
-            text = json.dumps(report, indent=2, allow_nan=False)
-            write_atomically(paths[0], lambda path: path.write_text(text + "\n"))
-            title = f"{scenario}: {_settings_line(report)}".replace(" = ", "\xa0=\xa0")
+            write_atomically(paths[0], lambda path: path.write_text(_json(report) + "\n"))
+            # Legend and caption of the figure say how many agents there are, and the grid.
+            title = _heading(scenario, given, options, [_count(options["steps"], "step")], _FIGURE)
             figure = _figure(result, family, explores, title)
             write_atomically(paths[1], lambda path: figure.savefig(path, dpi=200))
     if options["as_json"]:
-        click.echo(json.dumps(report, indent=2, allow_nan=False))
+        click.echo(_json(report))
     else:
-        _print_report(report, problem)
+        size = [_count(options[name], name.removesuffix("s")) for name in ("agents", "steps")]
+        if isinstance(family, FamilyProblem):
+            size.append(f"{report['models']:,} models")
+        console = new_console()
+        heading = _heading(scenario, given, options, size, console.width)
+        console.print(Text(heading.replace("\xa0", " "), style="dim"))
+        _print_report(report)
         for path in paths:
             new_console().print(Text(f"wrote {path}"), soft_wrap=True)
 
@@ -141,6 +156,7 @@ def _report(
     problem: Any,
     result: Simulation,
 ) -> dict[str, Any]:
+    """What is to be known; of the problem only names, so that it may be the continuum."""
     names = problem.action_names
     shares = result.shares(_LEVEL)
     keys = {f"locked {a}": f"locked on {name}" for a, name in enumerate(names)}
@@ -155,7 +171,8 @@ def _report(
         "parameters": dict(parameters),
         "options": {k: v for k, v in options.items() if v is not None and k != "as_json"},
         "precision": str(result.frequency.dtype),
-        "models": problem.num_models,
+        "models": result.log_belief.shape[-1],
+        "notes": _notes(options, problem, result),
         "confidence": _LEVEL,
         "outcomes": {
             keys.get(key, key): {
@@ -194,9 +211,47 @@ def _report(
             "action_counts": {
                 name: counts[:, :, a].sum(0).astype(int).tolist() for a, name in enumerate(names)
             },
+            "mean_theta": {
+                name: _over_time(np.asarray(shots.mean_theta, float)[..., dimension])
+                for dimension, name in enumerate(problem.parameter_names)
+            },
         },
         "bnjax_version": __version__,
     }
+
+
+def _over_time(theta: np.ndarray) -> dict[str, Any]:
+    """Means that agents believe [N, S]: of them all, and of those whom the figure shows."""
+
+    def short(values: np.ndarray) -> list[float]:
+        return [float(f"{x:.6g}") for x in values]
+
+    quantiles = zip(_QUANTILES, np.quantile(theta, _QUANTILES, axis=0), strict=True)
+    return {
+        "mean": short(theta.mean(0)),
+        "quantiles": {f"{level:g}": short(values) for level, values in quantiles},
+        "agents": [short(path) for path in theta[:_PATHS]],
+    }
+
+
+def _notes(options: Mapping[str, Any], problem: Any, result: Simulation) -> list[str]:
+    """How what was simulated differs from what the equilibria are equilibria of."""
+    notes = []
+    if isinstance(problem, FamilyProblem):
+        models = result.log_belief.shape[-1]
+        notes.append(
+            f"Simulated on a grid of {models:,} models; equilibria are those of the continuum."
+        )
+    best = options["policy"] in ("best-response", "epsilon-greedy")
+    if not best or options["memory"] != "perfect":
+        notes.append("Equilibria are those of best response with perfect memory.")
+    return notes
+
+
+def _json(report: Mapping[str, Any]) -> str:
+    """JSON with a row of numbers on a line of its own, and not a line for each number."""
+    text = json.dumps(report, indent=2, allow_nan=False)
+    return re.sub(r"\[\n[-+.\deE,\s]*\]", lambda row: " ".join(row[0].split()), text)
 
 
 def _finite(interval: tuple[float, float, float]) -> list[float | None]:
@@ -209,6 +264,7 @@ def _predicted(problem: Any, exploration: float) -> list[dict[str, Any]]:
     return [
         {
             "kind": "pure" if bool(found.is_pure[row]) else "not pure",
+            "stability": Stability(int(found.stability[row])).name,
             "realised": dict(
                 zip(
                     problem.action_names,
@@ -216,6 +272,14 @@ def _predicted(problem: Any, exploration: float) -> list[dict[str, Any]]:
                     strict=True,
                 )
             ),
+            "best_fit": dict(
+                zip(
+                    problem.parameter_names,
+                    np.asarray(found.best_fit[row], float).tolist(),
+                    strict=True,
+                )
+            ),
+            "others_fit": bool(found.others_fit[row]),
         }
         for row in np.flatnonzero(np.asarray(found.valid))
     ]
@@ -227,17 +291,41 @@ def _figure(result: Simulation, problem: Any, exploration: float, title: str) ->
     return plot.learning(result, problem, exploration=exploration, title=title)
 
 
-def _settings_line(report: Mapping[str, Any]) -> str:
-    values = [f"{name} = {number_text(x)}" for name, x in report["parameters"].items()]
-    options = report["options"]
-    values += [f"{options['agents']:,} agents, {options['steps']:,} steps"]
-    values += [f"{options['policy']}, {options['memory']} memory"]
-    return ", ".join(values)
+def _every(steps: int) -> int:
+    """Steps between snapshots, so that the last one comes as close to the end as can be."""
+    least = -(-steps // _SNAPSHOTS)
+    return min(range(least, 2 * least), key=lambda every: steps % every, default=least)
 
 
-def _print_report(report: Mapping[str, Any], problem: Any) -> None:
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def _heading(
+    scenario: str,
+    given: Mapping[str, Any],
+    options: Mapping[str, Any],
+    size: Sequence[str],
+    width: int,
+) -> str:
+    """What was asked for, on two lines at most: as many parameters as fit beside the rest."""
+    explores = options["exploration"]
+    last = [f"exploration {explores:g}"] if explores else []
+    values = [f"{name}\xa0=\xa0{number_text(x)}" for name, x in given.items()]
+    text = ""
+    for shown, short in itertools.product(range(len(values), -1, -1), (False, True)):
+        left = len(values) - shown
+        more = [f"and {left} more" if shown else _count(left, "parameter")] if left else []
+        parameters = ", ".join([*values[:shown], *more])
+        settings = [*size, f"seed {options['seed']}", *described(options, short), *last]
+        text = f"{scenario}: {'; '.join(filter(None, [parameters, ', '.join(settings)]))}"
+        if len(textwrap.wrap(text, width)) <= 2:
+            break
+    return text
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
     console = new_console()
-    console.print(Text(f"{report['scenario']}: {_settings_line(report)}", style="dim"))
     table = new_table("Where agents end")
     table.add_column("outcome")
     table.add_column("share", justify="right")
@@ -253,15 +341,33 @@ def _print_report(report: Mapping[str, Any], problem: Any) -> None:
             Text(f"Half of the locked agents had settled by step {report['lock_in_step']:,.0f}.")
         )
     console.print()
-    played = {n: row for n, row in report["late_frequency"].items() if row["mean"]}
-    most = dict(sorted(played.items(), key=lambda item: -item[1]["mean"])[:_ROWS])
-    table = new_table("Play in the second half")
-    table.add_column("action")
-    table.add_column("frequency", justify="right")
-    table.add_column("equilibria (as played)", justify="right")
-    for name, row in most.items():
-        predicted = few([f"{e['realised'][name]:.4f}" for e in report["equilibria"]])
-        table.add_row(name, f"{row['mean']:.4f}", ", ".join(predicted) or "none")
-    console.print(table)
+    console.print(_play_table(report))
+    found = len(report["equilibria"])
+    if found > _EQUILIBRIA:
+        console.print(Text(f"And {found - _EQUILIBRIA} more equilibria: see `bnjax solve`."))
+    for line in [*report["notes"], *([] if found else ["No equilibrium was found."])]:
+        console.print(Text(line))
     payoff = report["mean_payoff"]
     console.print(Text(f"Payoff per step: {payoff['mean']:.4f}.", style="dim"))
+
+
+def _play_table(report: Mapping[str, Any]) -> Table:
+    """Late play beside each equilibrium: the actions that matter in either, and the rest in sum."""
+    played = {name: row["mean"] for name, row in report["late_frequency"].items()}
+    found = report["equilibria"][:_EQUILIBRIA]
+    columns = [played, *(row["realised"] for row in found)]
+    table = new_table("Play in the second half")
+    table.add_column("action")
+    table.add_column("frequency", justify="right", vertical="bottom")
+    for row in found:
+        kind = row["stability"].lower().replace("unknown", "stability unknown")
+        table.add_column(f"equilibrium\n({kind})", justify="right")
+    most = {name: max(column[name] for column in columns) for name in played}
+    order = sorted(played, key=lambda name: -most[name])
+    shown = order if len(order) <= MANY else [name for name in order[: MANY - 2] if most[name]]
+    for name in sorted(shown, key=lambda name: -played[name]):
+        table.add_row(name, *(f"{column[name]:.4f}" for column in columns))
+    if rest := order[len(shown) :]:
+        sums = (sum(column[name] for name in rest) for column in columns)
+        table.add_row(f"and {len(rest)} more", *(f"{x:.4f}" for x in sums))
+    return table

@@ -317,7 +317,7 @@ def _caption(simulation: Simulation, problem: AbstractProblem, found: Equilibria
     if found.valid.any():
         marks = "Marks: equilibria of best response with perfect memory"
     if isinstance(problem, FamilyProblem):
-        marks += ", on the continuum of models" if marks else ""
+        marks += ", on the continuum" if marks else ""
         models = simulation.log_belief.shape[-1]
         grid = f"{'; s' if marks else 'S'}imulated on a grid of {models:,} models"
     return f"{marks}{grid}." if marks or grid else ""
