@@ -131,7 +131,7 @@ def _categorical(probs: Any, models: Any, payoff: Any) -> baseline.Categorical:
     return baseline.Categorical(*(x.astype(np.float32) for x in (probs, models, payoff, prior)))
 
 
-def cases(quick: bool, large: bool) -> list[Case]:
+def cases(quick: bool, large: bool, on_gpu: bool) -> list[Case]:
     """The grid of cases."""
     agents, steps = (512, 60) if quick else (4096, 500)
     two = general_problem(64)
@@ -145,7 +145,7 @@ def cases(quick: bool, large: bool) -> list[Case]:
         name = f"general, M = {models}"
         found.append(Case(name, "random models", general_problem(models), agents, steps))
     sizes = [(512, 500), (65_536, 100), *([(1_000_000, 100)] if large else [])]
-    if jax.default_backend() == "gpu":
+    if on_gpu:
         sizes += [(524_288, 500)]
     for number, length in sizes:
         found.append(Case(f"general, N = {number}", "random models", two, number, length))
@@ -596,13 +596,23 @@ def _alone() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    names = ", ".join(f'"{case.name}"' for case in cases(False, True, True))
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog=f"Cases: {names}; the largest only with --large, or on a GPU.",
+    )
     parser.add_argument("--quick", action="store_true", help="few agents and runs: a smoke test")
-    parser.add_argument("--out", type=Path, default=_RESULTS, help="where the JSON goes")
-    parser.add_argument("--runs", type=int, default=None, help="runs of every peer (5)")
+    parser.add_argument(
+        "--out", type=Path, default=_RESULTS, help="where the JSON goes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=None, help="runs of every peer (default: 5; 1 with --quick)"
+    )
     parser.add_argument("--large", action="store_true", help="also a million agents")
     parser.add_argument("--alternatives", action="store_true", help="also choices inside bnjax")
-    parser.add_argument("--only", default=None, help="only cases whose name starts with this")
+    parser.add_argument(
+        "--only", default=None, help="only cases whose name starts with this; see below"
+    )
     parser.add_argument("--memory-of", type=int, nargs=2, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     note = harness.use_all_cores()
@@ -624,7 +634,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\nroofline, all cores: " + ", ".join(f"{k} {v:.3g}" for k, v in rates.items()))
     chosen = [
         case
-        for case in cases(options.quick, options.large)
+        for case in cases(options.quick, options.large, jax.default_backend() == "gpu")
         if options.only is None or case.name.startswith(options.only)
     ]
     results = []

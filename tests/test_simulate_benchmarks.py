@@ -16,6 +16,7 @@ import pytest
 from scipy.stats import binomtest
 
 import bnjax as bn
+from benchmarks import kernel
 from benchmarks import numpy_baseline as baseline
 from benchmarks import simulate as benchmark
 from tests.oracles import closed_forms
@@ -222,6 +223,25 @@ def test_threads_do_not_change_the_numpy_baseline():
 
 
 # The command
+
+
+def test_help_names_the_cases(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in ('"general, M = 8"', '"window"', '"Gaussian"', "results/simulate.json)"):
+        assert name in text
+
+
+def test_the_kernel_is_timed_where_there_is_a_gpu(tmp_path, capsys):
+    out = tmp_path / "kernel.json"
+    kernel.main(["--interpret", "--runs", "1", "--out", str(out)])
+    (result,) = json.loads(out.read_text())["results"]
+    assert result["share_that_differs"] == 0
+    if jax.default_backend() != "gpu":
+        with pytest.raises(SystemExit):
+            kernel.main([])
+        assert "needs an NVIDIA GPU" in capsys.readouterr().err
 
 
 def test_the_benchmark_runs_and_its_peers_agree(tmp_path):
