@@ -835,6 +835,7 @@ def test_learning_draws_a_single_interval_and_no_belief_that_is_one_of_several()
     assert [height for _, height in marks_of(play)] == [1]
     assert [height for _, height in marks_of(first)] == [0.5]
     assert marks_of(second) == []
+    assert "one of several have no mark" in " ".join(figure.get_supxlabel().split())
     assert_readable(figure)
 
 

@@ -254,9 +254,9 @@ def _simulated_figure(
 
     agents, steps = diagram.attrs["num_agents"], diagram.attrs["num_steps"]
     population = f"{agents:,} learners in each cell, {steps:,} steps, seed {seed}"
-    return plot.simulated_diagram(
-        diagram, title=f"{about}; {', '.join([population, *described(learners)])}"
-    )
+    usual = described(dict.fromkeys(learners) | DEFAULTS)
+    kinds = [text for text in described(learners) if text not in usual]
+    return plot.simulated_diagram(diagram, title=f"{about}; {', '.join([population, *kinds])}")
 
 
 def _save(diagram: xr.Dataset, path: Path, kind: str) -> None:

@@ -111,7 +111,11 @@ def learning(
     panels[-1].set_xlim(0, simulation.num_steps)
     legend_below(panels[-1], handles, columns=2)
     above = textwrap.wrap(title or "", _PAGE)
-    below = textwrap.wrap(_caption(simulation, problem, found), _PAGE)
+    caption = _caption(simulation, problem, found)
+    unmarked = ~settled if names else found.others_fit & by_model
+    if unmarked[found.valid].any():
+        caption += " Beliefs that are one of several have no mark."
+    below = textwrap.wrap(caption, _PAGE)
     if above:
         figure.suptitle("\n".join(above), fontsize=FONT)
     if below:
