@@ -293,7 +293,7 @@ class SupportBounds(_OverTheta):
     least : how far apart the bounds must stay.
     """
 
-    softness: float = eqx.field(static=True, default=0.02)
+    softness: float = eqx.field(static=True, default=0.005)
     least: float = eqx.field(static=True, default=0.05)
 
     def init(

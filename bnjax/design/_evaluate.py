@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..belief import DiscountedMemory
 from ..equilibrium import smooth_equilibrium
-from ..learning._mean_field_smooth import smooth_response
+from ..equilibrium._smooth_map import smooth_response
 from ..problem import AbstractFiniteProblem
 from ..response import Logit
 from ._designs import AbstractDesign
@@ -21,6 +21,7 @@ from ._environments import Environments
 from ._score import expected
 
 GRADIENTS = ("implicit", "unrolled", "score")
+STARTS = ("prior", "any")
 _UNROLLED, _STRIDE = 80, 0.25  # steps of the flow, and how long each is
 
 
@@ -65,6 +66,7 @@ class Situation(eqx.Module):
     reference : parameters of `init`.
     exploration : of the reference.
     gradient : "implicit", "unrolled" or "score".
+    start : "prior" or "any".
     population : agents and steps of each environment, for "score".
     """
 
@@ -74,6 +76,7 @@ class Situation(eqx.Module):
     reference: Any
     exploration: Float[Array, ""]
     gradient: str = eqx.field(static=True)
+    start: str = eqx.field(static=True)
     population: tuple[int, int] = eqx.field(static=True)
 
     @property
@@ -130,15 +133,21 @@ def _play(
 ) -> tuple[Array, Array]:
     """Intended play [A], and whether it is what it is meant to be."""
     memory, temperature = sharp
-    if situation.gradient == "implicit":
-        found = smooth_equilibrium(
-            problem, memory, temperature, exploration=exploration, max_equilibria=1
+    if situation.gradient != "score":
+        rest = _rest if situation.gradient == "implicit" else _flow
+        prior = jnp.matmul(
+            jnp.exp(problem.log_prior),
+            problem.subjective_payoffs(),
+            precision=lax.Precision.HIGHEST,
         )
-        still = lax.stop_gradient(found.strategy)
-        strategy = jnp.where(found.converged, found.strategy, still)
-        return strategy, found.converged
-    if situation.gradient == "unrolled":
-        return follow(problem, memory, temperature, exploration), jnp.asarray(True)
+        starts = jax.nn.softmax(prior / temperature)[None]
+        if situation.start == "any":
+            starts = jnp.concatenate([starts, jnp.eye(problem.num_actions, dtype=starts.dtype)])
+        strategies, converged = jax.vmap(lambda s: rest(problem, sharp, exploration, s))(starts)
+        assert problem.safe is not None
+        share = jnp.sum(jnp.where(problem.safe, strategies, 0.0), -1)
+        worst = jnp.argmin(jnp.where(jnp.isnan(share), jnp.inf, share))
+        return strategies[worst], converged.all()
     agents, steps = situation.population
     played = [
         expected(
@@ -159,22 +168,31 @@ def _play(
     return (realised - even) / steady, jnp.asarray(True)
 
 
-def follow(
-    problem: AbstractFiniteProblem, memory: Array, temperature: Array, exploration: Array
-) -> Float[Array, " actions"]:
-    """Where the smooth mean field stands at time 20, starting from the prior's own play.
+def _rest(
+    problem: AbstractFiniteProblem, sharp: Sharpness, exploration: Array, start: Array
+) -> tuple[Float[Array, " actions"], Bool[Array, ""]]:
+    """The smooth equilibrium that the flow from a start leads to."""
+    found = smooth_equilibrium(
+        problem, *sharp, exploration=exploration, start=start, max_equilibria=1
+    )
+    still = lax.stop_gradient(found.strategy)
+    return jnp.where(found.converged, found.strategy, still), found.converged
+
+
+def _flow(
+    problem: AbstractFiniteProblem, sharp: Sharpness, exploration: Array, start: Array
+) -> tuple[Float[Array, " actions"], Bool[Array, ""]]:
+    """Where the smooth mean field from a start stands at time 20.
 
     Euler steps of ``d sigma/dt = f(sigma) - sigma``, a quarter long, so that every derivative goes
     through them, and sees which equilibrium is selected.
     """
-    reduced = problem.reduced_form().explored(exploration)
-    given = reduced, problem.log_prior, memory, temperature
-    means = jnp.matmul(jnp.exp(problem.log_prior), reduced.payoffs, precision=lax.Precision.HIGHEST)
+    given = problem.reduced_form().explored(exploration), problem.log_prior, *sharp
 
     def step(sigma: Array, _: None) -> tuple[Array, None]:
         return sigma + _STRIDE * (smooth_response(*given, sigma) - sigma), None
 
-    return lax.scan(step, jax.nn.softmax(means / temperature), None, length=_UNROLLED)[0]
+    return lax.scan(step, start, None, length=_UNROLLED)[0], jnp.asarray(True)
 
 
 class Objective(eqx.Module):

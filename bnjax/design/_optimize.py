@@ -21,7 +21,7 @@ from ..response import AbstractPolicy
 from ._certificates import REQUIRED, statistical_certificate, support_certificate
 from ._designs import AbstractDesign
 from ._environments import Environments, check_domain, environments_of
-from ._evaluate import GRADIENTS, Evaluation, Objective, Sharpness, Situation, evaluate
+from ._evaluate import GRADIENTS, STARTS, Evaluation, Objective, Sharpness, Situation, evaluate
 from ._results import DesignResult, History
 
 _CHUNK = 25  # steps between looks at how it goes
@@ -56,11 +56,12 @@ def optimize(
     *,
     objective: Callable[[Evaluation], Array] | None = None,
     gradient: str = "implicit",
-    memory: ArrayLike | Sequence[float] = (10.0, 100.0),
+    start: str | None = None,
+    memory: ArrayLike | Sequence[float] = (2.0, 100.0),
     temperature: ArrayLike | Sequence[float] | None = None,
     exploration: ArrayLike = 0.0,
     num_steps: int = 200,
-    num_starts: int = 4,
+    num_starts: int = 8,
     num_environments: int = 16,
     learning_rate: float = 0.1,
     optimizer: optax.GradientTransformation | None = None,
@@ -93,8 +94,8 @@ def optimize(
     design : what can be changed: `LogPrior`, `BetaPrior`, `GaussianPrior`, `SupportBounds`,
         `Width`, `Exploration`, `Argument`, `RewardScale`, `RewardBonus`, `Together` of several, or
         your own `AbstractDesign`.
-    objective : `Evaluation` -> scalar, to be made large. Default: ``Objective(cost=0.01)``, the mean
-        share of safe actions, less a little for going far from the reference.
+    objective : `Evaluation` -> scalar, to be made large. Default: ``Objective(cost=0.01)``, the
+        mean share of safe actions, less a little for going far from the reference.
     gradient : how play depends on the design:
 
         - ``"implicit"``: play is the smooth equilibrium that the prior's own play leads to;
@@ -104,6 +105,10 @@ def optimize(
         - ``"score"``: play is simulated (logit policy, discounted memory, ``population``);
           unbiased derivatives of what really happens, and noisy.
 
+    start : where smooth play starts: ``"prior"``, from the prior's own play; or ``"any"``, from that
+        and from every action, of which the least safe result counts: what a certificate by support
+        asks for. Default: "any", but "prior" where nothing can be ruled out (``threshold=None``)
+        or play is simulated.
     memory, temperature : of smooth play, in observations and in units of payoff: a number, or
         (first, last), between which it runs geometrically. Default temperature: 0.3 to 0.03 times
         the range of payoffs that models expect.
@@ -158,6 +163,9 @@ def optimize(
         design,
         objective=objective,
         gradient=gradient,
+        start=("prior" if threshold is None or gradient == "score" else "any")
+        if start is None
+        else start,
         memory=memory,
         temperature=temperature,
         exploration=exploration,
@@ -242,6 +250,7 @@ def plan_of(
     *,
     objective: Any,
     gradient: str,
+    start: str,
     memory: Any,
     temperature: Any,
     exploration: Any,
@@ -261,6 +270,10 @@ def plan_of(
         )
     if gradient not in GRADIENTS:
         raise ValueError(f"`gradient` must be one of {GRADIENTS}; got {gradient!r}.")
+    if start not in STARTS:
+        raise ValueError(f"`start` must be one of {STARTS} or None; got {start!r}.")
+    if start == "any" and gradient == "score":
+        raise ValueError("`start` must be 'prior' for gradient='score': agents have a prior.")
     objective = Objective(cost=_COST) if objective is None else objective
     if not callable(objective):
         raise ValueError(f"`objective` must be a function of an Evaluation; got {objective!r}.")
@@ -279,7 +292,7 @@ def plan_of(
     tremble = check_exploration(exploration).astype(dtype)
     arguments = given.arguments()
     reference = design.init(problem, arguments, tremble)
-    situation = Situation(given, points, design, reference, tremble, gradient, population)
+    situation = Situation(given, points, design, reference, tremble, gradient, start, population)
     if temperature is None:
         size = float(np.ptp(np.asarray(problem.subjective_payoffs())))
         temperature = 0.3 * (size or 1.0), 0.03 * (size or 1.0)
