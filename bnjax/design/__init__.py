@@ -21,6 +21,9 @@ from ._evaluate import Objective as Objective
 from ._lives import Life as Life
 from ._optimize import NonfiniteObjectiveError as NonfiniteObjectiveError
 from ._optimize import optimize as optimize
+from ._pareto import ParetoFront as ParetoFront
+from ._pareto import pareto as pareto
+from ._pareto import table as table
 from ._results import DesignResult as DesignResult
 from ._results import History as History
 from ._score import ScoreGradient as ScoreGradient

@@ -105,10 +105,10 @@ def optimize(
         - ``"score"``: play is simulated (logit policy, discounted memory, ``population``);
           unbiased derivatives of what really happens, and noisy.
 
-    start : where smooth play starts: ``"prior"``, from the prior's own play; or ``"any"``, from that
-        and from every action, of which the least safe result counts: what a certificate by support
-        asks for. Default: "any", but "prior" where nothing can be ruled out (``threshold=None``)
-        or play is simulated.
+    start : where smooth play starts: ``"prior"``, from the prior's own play; or ``"any"``, from
+        that and from every action, of which the least safe result counts: what a certificate by
+        support asks for. Default: "any", but "prior" where nothing can be ruled out
+        (``threshold=None``) or play is simulated.
     memory, temperature : of smooth play, in observations and in units of payoff: a number, or
         (first, last), between which it runs geometrically. Default temperature: 0.3 to 0.03 times
         the range of payoffs that models expect.
@@ -163,9 +163,7 @@ def optimize(
         design,
         objective=objective,
         gradient=gradient,
-        start=("prior" if threshold is None or gradient == "score" else "any")
-        if start is None
-        else start,
+        start=check_start(start, gradient, threshold is not None),
         memory=memory,
         temperature=temperature,
         exploration=exploration,
@@ -251,17 +249,17 @@ def plan_of(
     objective: Any,
     gradient: str,
     start: str,
-    memory: Any,
-    temperature: Any,
-    exploration: Any,
-    num_steps: Any,
     num_starts: Any,
-    num_environments: Any,
-    learning_rate: float,
-    optimizer: optax.GradientTransformation | None,
-    tolerance: float,
-    key: Array | None,
-    population: tuple[int, int],
+    memory: Any = (2.0, 100.0),
+    temperature: Any = None,
+    exploration: Any = 0.0,
+    num_steps: Any = 200,
+    num_environments: Any = 16,
+    learning_rate: float = 0.1,
+    optimizer: optax.GradientTransformation | None = None,
+    tolerance: float = 1e-4,
+    key: Array | None = None,
+    population: tuple[int, int] = (256, 200),
 ) -> Plan:
     """Check what `optimize` is given, and make the situation of it."""
     if not isinstance(design, AbstractDesign):
@@ -270,11 +268,7 @@ def plan_of(
         )
     if gradient not in GRADIENTS:
         raise ValueError(f"`gradient` must be one of {GRADIENTS}; got {gradient!r}.")
-    if start not in STARTS:
-        raise ValueError(f"`start` must be one of {STARTS} or None; got {start!r}.")
-    if start == "any" and gradient == "score":
-        raise ValueError("`start` must be 'prior' for gradient='score': agents have a prior.")
-    objective = Objective(cost=_COST) if objective is None else objective
+    objective: Any = Objective(cost=_COST) if objective is None else objective
     if not callable(objective):
         raise ValueError(f"`objective` must be a function of an Evaluation; got {objective!r}.")
     num_steps, num_starts = whole("num_steps", num_steps), whole("num_starts", num_starts)
@@ -308,6 +302,17 @@ def plan_of(
     optimizer = optax.adam(learning_rate) if optimizer is None else optimizer
     starts = _starts(design, reference, num_starts, jax.random.fold_in(key, 1))
     return Plan(situation, objective, optimizer, schedule, starts, key, tolerance)
+
+
+def check_start(start: str | None, gradient: str, can_rule_out: bool) -> str:
+    """Where smooth play starts, by default or as asked."""
+    if start is None:
+        return "any" if can_rule_out and gradient != "score" else "prior"
+    if start not in STARTS:
+        raise ValueError(f"`start` must be one of {STARTS} or None; got {start!r}.")
+    if start == "any" and gradient == "score":
+        raise ValueError("`start` must be 'prior' for gradient='score': agents have a prior.")
+    return start
 
 
 def _reference_problem(environments: Environments) -> Any:
