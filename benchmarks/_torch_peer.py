@@ -60,7 +60,7 @@ def _simulate(
     plan = baseline.plan_blocks(log_ratio, ruled_out, flushes=True)
     allowed = np.where(ruled_out, -np.inf, log_ratio)
     factors = there(np.exp(allowed - allowed.max(1, keepdims=True)))
-    kills = there(ruled_out.any(1)) if ruled_out.any() else None
+    kills = there(np.asarray(ruled_out.any(1))) if ruled_out.any() else None
     out = there(ruled_out.astype(np.float32))
     log = there(log_ratio)
     features = there(table)

@@ -158,8 +158,8 @@ def _certified(
     """
     phases = phases.copy()
     open_ = np.flatnonzero((phases == Phase.SAFE) | (phases == Phase.UNDECIDED))
-    chosen = open_[np.unique(np.linspace(0, len(open_) - 1, _MOST_CERTIFIED).astype(int))]
-    for index in chosen if len(open_) else []:
+    spread = np.linspace(0, len(open_) - 1, min(len(open_), _MOST_CERTIFIED)).astype(int)
+    for index in open_[spread]:
         point = {name: x[index] for name, x in situation.points.items()}
         problem, exploration = hardened(situation, parameters, point, threshold)
         proof = certify(problem, float(exploration))

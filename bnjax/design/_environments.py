@@ -47,7 +47,7 @@ class Environments(eqx.Module):
         points = {name: jnp.asarray(x.ravel(), dtype) for name, x in zip(axes, mesh, strict=True)}
         return axes, points
 
-    def make(self, point: Mapping[str, Array], given: Mapping[str, Any]) -> AbstractFiniteProblem:
+    def make(self, point: Mapping[str, Any], given: Mapping[str, Any]) -> AbstractFiniteProblem:
         """The problem at one point, with arguments that a design sets."""
         return as_finite(self.scenario(**{**self.fixed, **point, **given}))
 

@@ -16,13 +16,14 @@ from ..equilibrium import smooth_equilibrium
 from ..equilibrium._smooth_map import smooth_response
 from ..problem import AbstractFiniteProblem
 from ..response import Logit
-from ._designs import AbstractDesign
+from ._designs import AbstractDesign, with_prior
 from ._environments import Environments
 from ._score import expected
 
 GRADIENTS = ("implicit", "unrolled", "score")
 STARTS = ("prior", "any")
-_UNROLLED, _STRIDE = 80, 0.25  # steps of the flow, and how long each is
+_HARDENING = 0.1  # nats off for each nat that a weight is below the threshold, by unit of memory
+_UNROLLED, _STRIDE = 20, 0.25  # steps of the flow, and how long each is
 
 
 class Evaluation(eqx.Module):
@@ -67,6 +68,7 @@ class Situation(eqx.Module):
     exploration : of the reference.
     gradient : "implicit", "unrolled" or "score".
     start : "prior" or "any".
+    threshold : of hard designs; None: nothing is ruled out.
     population : agents and steps of each environment, for "score".
     """
 
@@ -77,6 +79,7 @@ class Situation(eqx.Module):
     exploration: Float[Array, ""]
     gradient: str = eqx.field(static=True)
     start: str = eqx.field(static=True)
+    threshold: float | None = eqx.field(static=True)
     population: tuple[int, int] = eqx.field(static=True)
 
     @property
@@ -105,7 +108,9 @@ def evaluate(situation: Situation, parameters: Any, sharp: Sharpness, key: Array
 
     def one(point: dict[str, Array]) -> tuple[Array, ...]:
         before, after, exploration = situation.learner(parameters, point)
-        strategy, converged = _play(situation, after, exploration, sharp, key)
+        strategy, converged = _play(
+            situation, _hardening(situation, before, after, sharp), exploration, sharp, key
+        )
         safe = before.safe
         assert safe is not None
         payoffs = before.objective_payoffs()
@@ -122,6 +127,27 @@ def evaluate(situation: Situation, parameters: Any, sharp: Sharpness, key: Array
 
     share, payoff, best, cost, strategy, converged = situation.over_points(one)
     return Evaluation(share, payoff, best, cost.mean(), strategy, converged)
+
+
+def _hardening(
+    situation: Situation,
+    before: AbstractFiniteProblem,
+    after: AbstractFiniteProblem,
+    sharp: Sharpness,
+) -> AbstractFiniteProblem:
+    """What the hard design will rule out loses weight, more and more as play gets sharper.
+
+    Play with a long memory would find models that are a thousand times less likely than others all
+    the same; a search that looks at soft weights alone would not see what hardness is good for.
+    """
+    if situation.threshold is None or situation.gradient == "score":
+        return after
+    ratio = jnp.where(before.support, after.log_prior, 0.0) - jnp.where(
+        before.support, before.log_prior, 0.0
+    )
+    most = lax.stop_gradient(jnp.max(jnp.where(before.support, ratio, -jnp.inf)))
+    below = jax.nn.softplus(most + jnp.log(situation.threshold) - ratio)
+    return with_prior(after, after.log_prior - _HARDENING * sharp.memory * below)
 
 
 def _play(
@@ -182,15 +208,15 @@ def _rest(
 def _flow(
     problem: AbstractFiniteProblem, sharp: Sharpness, exploration: Array, start: Array
 ) -> tuple[Float[Array, " actions"], Bool[Array, ""]]:
-    """Where the smooth mean field from a start stands at time 20.
+    """Where the smooth mean field from a start stands at time 5.
 
     Euler steps of ``d sigma/dt = f(sigma) - sigma``, a quarter long, so that every derivative goes
     through them, and sees which equilibrium is selected.
     """
-    given = problem.reduced_form().explored(exploration), problem.log_prior, *sharp
+    reduced, prior = problem.reduced_form().explored(exploration), problem.log_prior
 
     def step(sigma: Array, _: None) -> tuple[Array, None]:
-        return sigma + _STRIDE * (smooth_response(*given, sigma) - sigma), None
+        return sigma + _STRIDE * (smooth_response(reduced, prior, *sharp, sigma) - sigma), None
 
     return lax.scan(step, start, None, length=_UNROLLED)[0], jnp.asarray(True)
 

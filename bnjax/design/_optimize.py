@@ -100,8 +100,8 @@ def optimize(
 
         - ``"implicit"``: play is the smooth equilibrium that the prior's own play leads to;
           derivatives are those of that equilibrium, blind to which of several is reached. Cheap.
-        - ``"unrolled"``: play is where the smooth mean field stands after 80 steps from the
-          prior's own play; derivatives see which equilibrium is selected.
+        - ``"unrolled"``: play is where the smooth mean field stands at time 5 (20 steps);
+          derivatives see which equilibrium is selected, near the border between basins.
         - ``"score"``: play is simulated (logit policy, discounted memory, ``population``);
           unbiased derivatives of what really happens, and noisy.
 
@@ -164,6 +164,7 @@ def optimize(
         objective=objective,
         gradient=gradient,
         start=check_start(start, gradient, threshold is not None),
+        threshold=threshold,
         memory=memory,
         temperature=temperature,
         exploration=exploration,
@@ -176,8 +177,6 @@ def optimize(
         key=key,
         population=population,
     )
-    if threshold is not None and not 0 < threshold < 1:
-        raise ValueError(f"`threshold` must lie inside (0, 1) or be None; got {threshold!r}.")
     if not 0 < required < 1:
         raise ValueError(f"`required` must be a probability inside (0, 1); got {required!r}.")
     examined = whole("certified_environments", certified_environments)
@@ -233,7 +232,7 @@ class Plan:
     """A search, all arguments of which have been looked at."""
 
     situation: Situation
-    objective: Callable[[Evaluation], Array]
+    objective: Callable[..., Any]
     optimizer: optax.GradientTransformation
     schedule: Sharpness
     starts: Any
@@ -249,6 +248,7 @@ def plan_of(
     objective: Any,
     gradient: str,
     start: str,
+    threshold: float | None,
     num_starts: Any,
     memory: Any = (2.0, 100.0),
     temperature: Any = None,
@@ -266,9 +266,12 @@ def plan_of(
         raise ValueError(
             f"`design` must be a design, such as bn.design.LogPrior(); got {design!r}."
         )
+    if threshold is not None and not 0 < threshold < 1:
+        raise ValueError(f"`threshold` must lie inside (0, 1) or be None; got {threshold!r}.")
     if gradient not in GRADIENTS:
         raise ValueError(f"`gradient` must be one of {GRADIENTS}; got {gradient!r}.")
-    objective: Any = Objective(cost=_COST) if objective is None else objective
+    if objective is None:
+        objective = Objective(cost=_COST)
     if not callable(objective):
         raise ValueError(f"`objective` must be a function of an Evaluation; got {objective!r}.")
     num_steps, num_starts = whole("num_steps", num_steps), whole("num_starts", num_starts)
@@ -286,7 +289,9 @@ def plan_of(
     tremble = check_exploration(exploration).astype(dtype)
     arguments = given.arguments()
     reference = design.init(problem, arguments, tremble)
-    situation = Situation(given, points, design, reference, tremble, gradient, start, population)
+    situation = Situation(
+        given, points, design, reference, tremble, gradient, start, threshold, population
+    )
     if temperature is None:
         size = float(np.ptp(np.asarray(problem.subjective_payoffs())))
         temperature = 0.3 * (size or 1.0), 0.03 * (size or 1.0)
@@ -427,8 +432,11 @@ def _climb(
                 return -objective(found), found
 
             (value, found), slope = jax.value_and_grad(loss, has_aux=True)(parameters)
-            change, state = optimizer.update(slope, state, parameters)
-            later = situation.design.project(optax.apply_updates(parameters, change))
+            # optax mixes dtypes, which some forbid.
+            with jax.numpy_dtype_promotion("standard"):
+                change, state = optimizer.update(slope, state, parameters)
+                later = optax.apply_updates(parameters, change)
+            later = situation.design.project(later)
             seen = History(
                 -value,
                 optax.tree.norm(slope),

@@ -87,6 +87,7 @@ def pareto(
     objective: Objective | None = None,
     gradient: str = "implicit",
     start: str | None = None,
+    threshold: float | None = 1e-3,
     num_starts: int = 4,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
@@ -99,7 +100,8 @@ def pareto(
 
     Parameters
     ----------
-    scenario, environments, design, gradient, start, num_starts, progress : as for `optimize`.
+    scenario, environments, design, gradient, start, threshold, num_starts, progress : as for
+        `optimize`.
     against : "cost" or "payoff".
     weights : [W] of it. Default: nine from 0.001 to 3, for payoff in units of the range of payoffs
         that models expect.
@@ -135,7 +137,7 @@ def pareto(
         raise ValueError(f"`against` must be one of {AGAINST}; got {against!r}.")
     if objective is not None and not isinstance(objective, Objective):
         raise ValueError(f"`objective` must be a bn.design.Objective or None; got {objective!r}.")
-    start = check_start(start, gradient, can_rule_out=True)
+    start = check_start(start, gradient, threshold is not None)
     plan = plan_of(
         scenario,
         environments,
@@ -143,6 +145,7 @@ def pareto(
         objective=objective,
         gradient=gradient,
         start=start,
+        threshold=threshold,
         num_starts=num_starts,
         **options,
     )

@@ -1,0 +1,375 @@
+"""Designs: what they change, what becomes of them, and what they earn."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bnjax as bn
+from bnjax.design._evaluate import Sharpness, evaluate
+from bnjax.design._optimize import plan_of
+from bnjax.design._pareto import efficient
+
+D = bn.design
+MULTISTABLE = {"p_sycophantic": (0.55, 0.8), "p_honest": (0.55, 0.8)}
+SMALL = {"num_steps": 75, "num_starts": 3, "num_environments": 9}
+FEW = {"certified_environments": 9, "num_agents": 300, "horizon": 200}
+
+
+def plan(scenario, environments, design, **options):
+    given = {"objective": None, "gradient": "implicit", "start": "prior", "threshold": None}
+    return plan_of(scenario, environments, design, **{**given, **SMALL, "num_starts": 1, **options})
+
+
+def sharp(memory, temperature):
+    return Sharpness(jnp.asarray(memory), jnp.asarray(temperature))
+
+
+# What designs change
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return bn.scenarios.sycophancy(0.7, 0.6).discretize(9)
+
+
+def test_reference_designs_change_nothing(problem):
+    for design in (
+        D.LogPrior(),
+        D.BetaPrior(),
+        D.SupportBounds(),
+        D.RewardScale(),
+        D.RewardBonus(),
+    ):
+        start = design.init(problem, {}, jnp.zeros(()))
+        after = design.problem(start, problem)
+        for one, other in zip(jax.tree.leaves(problem), jax.tree.leaves(after), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+        assert abs(float(design.cost(start, start, problem, after))) < 1e-6
+
+
+def test_beta_prior_is_the_beta_density(problem):
+    from scipy.stats import beta
+
+    parameters = jnp.log(jnp.asarray([2.5, 0.7]))
+    after = D.BetaPrior().problem(parameters, problem)
+    place = np.clip(np.asarray(problem.theta[:, 0], np.float64), 0.5 / 9, 1 - 0.5 / 9)
+    exact = beta.pdf(place, 2.5, 0.7)
+    np.testing.assert_allclose(np.exp(after.log_prior), exact / exact.sum(), rtol=1e-5)
+
+
+def test_gaussian_prior_is_the_normal_density(problem):
+    from scipy.stats import norm
+
+    after = D.GaussianPrior().problem(jnp.asarray([0.25, np.log(0.3)]), problem)
+    exact = norm.pdf(np.asarray(problem.theta[:, 0], np.float64), 0.25, 0.3)
+    np.testing.assert_allclose(np.exp(after.log_prior), exact / exact.sum(), rtol=1e-5)
+
+
+def test_divergence_is_that_of_scipy():
+    from scipy.stats import entropy
+
+    rng = np.random.default_rng(0)
+    one, other = rng.dirichlet(np.ones(6), 2)
+    one[2] = 0
+    one /= one.sum()
+    with np.errstate(divide="ignore"):
+        found = D.divergence(jnp.log(jnp.asarray(one)), jnp.log(jnp.asarray(other)))
+        reverse = D.divergence(jnp.log(jnp.asarray(other)), jnp.log(jnp.asarray(one)))
+    np.testing.assert_allclose(found, entropy(one, other), rtol=1e-5)
+    assert np.isposinf(reverse)
+
+
+def test_soft_bounds_become_hard(problem):
+    design = D.SupportBounds()
+    parameters = jnp.asarray([0.0, 0.45])
+    after = design.problem(parameters, problem)
+    kept = np.asarray(design.hard(parameters, problem, after, 1e-3))
+    np.testing.assert_array_equal(kept, np.asarray(problem.theta[:, 0]) <= 0.45)
+    weights = np.exp(np.asarray(after.log_prior))
+    assert weights[kept].sum() > 0.99
+    idle = jax.grad(lambda p: design.problem(p, problem).log_prior[0])(jnp.asarray([0.0, 1.0]))
+    assert abs(idle[0]) > 0  # a bound that rules out nothing yet can be felt
+
+
+def test_hard_designs_drop_what_has_lost_weight(problem):
+    design = D.LogPrior()
+    parameters = jnp.zeros(9).at[3].set(-8.0)
+    after = design.problem(parameters, problem)
+    kept = np.asarray(design.hard(parameters, problem, after, 1e-3))
+    assert kept.sum() == 8
+    assert not kept[3]
+
+
+def test_together_adds_up(problem):
+    design = D.Together(D.LogPrior(), D.Exploration(0.5), D.RewardScale())
+    reference = design.init(problem, {}, jnp.asarray(0.1))
+    np.testing.assert_allclose(design.exploration(reference, jnp.asarray(0.1)), 0.1, rtol=1e-6)
+    moved = (reference[0].at[0].set(1.0), jnp.asarray(1.2), jnp.asarray(np.log(2.0)))
+    moved = design.project(moved)
+    after = design.problem(moved, problem)
+    alone = D.LogPrior().problem(moved[0], problem)
+    np.testing.assert_allclose(after.log_prior, alone.log_prior, rtol=1e-6)
+    np.testing.assert_allclose(after.payoff, 2 * problem.payoff, rtol=1e-6)
+    np.testing.assert_allclose(design.exploration(moved, jnp.zeros(())), 0.5, rtol=1e-6)
+    cost = design.cost(moved, reference, problem, after)
+    apart = D.divergence(alone.log_prior, problem.log_prior) + 0.8 + np.log(2)
+    np.testing.assert_allclose(cost, apart, rtol=1e-5)
+
+
+def test_bonuses_are_paid_in_gaussian_problems():
+    gaussian = bn.scenarios.monopolist().discretize(3)
+    after = D.RewardBonus().problem(jnp.asarray([0.5, -0.25]), gaussian)
+    gap = after.subjective_payoffs() - gaussian.subjective_payoffs()
+    np.testing.assert_allclose(gap, np.tile([0.5, -0.25], (9, 1)), atol=2e-5)
+
+
+# Gradients
+
+
+def two_models(p_sycophantic, p_honest):
+    theta = np.array([0.3, 0.7])
+    rates = jnp.stack([jnp.asarray(p_sycophantic), jnp.asarray(p_honest)])
+    models = np.stack([theta, 1 - theta], axis=-1)
+    return bn.Problem(
+        probs=jnp.stack([1 - rates, rates], axis=-1),
+        model_probs=np.stack([1 - models, models], axis=-1),
+        payoff=[[0.0, 1.0], [0.0, 1.0]],
+        theta=theta,
+        safe=[False, True],
+    )
+
+
+def two_models_arguments(p_sycophantic=0.7, p_honest=0.6):
+    return two_models(p_sycophantic, p_honest)
+
+
+def test_unrolled_sees_selection_where_implicit_is_blind(x64):
+    """On the border of two basins play jumps: the flow sees it, a rest point does not."""
+    values = {}
+    for gradient in ("implicit", "unrolled"):
+        made = plan(two_models_arguments, {}, D.LogPrior(), gradient=gradient)
+
+        def share(log_odds, made=made):
+            parameters = jnp.stack([-0.5 * log_odds, 0.5 * log_odds])
+            found = evaluate(made.situation, parameters, sharp(20.0, 0.1), made.key)
+            return found.safe_share[0]
+
+        values[gradient] = jax.jit(jax.value_and_grad(share))
+    low, high = jnp.asarray(-3.0), jnp.asarray(3.0)  # of theta = 0.7, where flattery pays
+    assert values["unrolled"](low)[0] > 0.95
+    assert values["unrolled"](high)[0] < 0.05
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        safe = values["unrolled"](middle)[0] > 0.3
+        low, high = jnp.where(safe, middle, low), jnp.where(safe, high, middle)
+    assert abs(values["implicit"](middle)[1]) < 1e-3
+    slope = values["unrolled"](middle)[1]
+    assert slope < -10.0
+    # And it is the slope of what it is the slope of.
+    step = 1e-4 / abs(slope)
+    gap = values["unrolled"](middle + step)[0] - values["unrolled"](middle - step)[0]
+    np.testing.assert_allclose(slope, gap / (2 * step), rtol=1e-4)
+
+
+def test_gradient_of_an_objective_is_its_slope(x64):
+    made = plan(
+        bn.scenarios.sycophancy,
+        {"p_sycophantic": 0.4, "p_honest": (0.3, 0.45)},
+        D.Together(D.BetaPrior(), D.Exploration()),
+        num_environments=3,
+        exploration=0.05,
+    )
+    objective = D.Objective(payoff=0.5, cost=0.1, least_payoff=0.9, worst_case=True)
+
+    @jax.jit
+    def value(flat):
+        parameters = flat[:2], flat[2]
+        return objective(evaluate(made.situation, parameters, sharp(20.0, 0.1), made.key))
+
+    at = jnp.asarray([0.3, -0.2, 0.2])
+    exact = jax.jit(jax.grad(value))(at)
+    steps = 1e-5 * np.eye(3)
+    differences = [(value(at + h) - value(at - h)) / 2e-5 for h in steps]
+    np.testing.assert_allclose(exact, differences, rtol=1e-6, atol=1e-8)
+
+
+def test_objective_counts_what_it_says():
+    evaluation = D.Evaluation(
+        safe_share=jnp.asarray([0.2, 0.6]),
+        payoff=jnp.asarray([1.0, 3.0]),
+        best_payoff=jnp.asarray([2.0, 3.0]),
+        cost=jnp.asarray(0.5),
+        strategy=jnp.zeros((2, 2)),
+        converged=jnp.ones(2, bool),
+    )
+    assert np.isclose(D.Objective()(evaluation), 0.4)
+    assert np.isclose(D.Objective(worst_case=True, payoff=2.0, cost=1.0)(evaluation), 1.7)
+    limited = D.Objective(least_payoff=2.5, most_cost=0.4, penalty=10.0)
+    assert np.isclose(limited(evaluation), 0.4 - 5.0 - 1.0)
+
+
+# Searches and certificates
+
+
+@pytest.fixture(scope="module")
+def bounded():
+    """Multistable sycophancy: which models must an assistant not be able to represent?"""
+    return D.optimize(bn.scenarios.sycophancy, MULTISTABLE, D.SupportBounds(), **SMALL, **FEW)
+
+
+def test_support_earns_a_certificate(bounded):
+    assert bounded.earned == "support"
+    assert bounded.support_before.share == 0
+    # Safe if and only if no model says that flattery succeeds (theta >= 1/2); see DESIGN 1.7.
+    kept = np.asarray(bounded.learner(p_honest=0.6)[0].support)
+    theta = np.asarray(bounded.learner()[0].theta[:, 0])
+    assert theta[kept].max() < 0.5
+    assert "certified by its support" in bounded.summary()
+    lone, exploration = bounded.learner(p_sycophantic=0.75, p_honest=0.6)
+    assert bn.Phase(int(bn.phase(lone, exploration))) == bn.Phase.SAFE
+
+
+def test_search_is_as_good_as_looking_everywhere(bounded):
+    made = plan(
+        bn.scenarios.sycophancy, MULTISTABLE, D.SupportBounds(), start="any", threshold=1e-3
+    )
+    last = jax.tree.map(lambda x: x[-1], made.schedule)
+    grid = np.linspace(0, 1, 21)
+    pairs = jnp.asarray([[a, b] for a in grid for b in grid if b - a > 0.05])
+
+    @eqx.filter_jit
+    def values(situation, pairs):
+        return jax.lax.map(
+            lambda p: made.objective(evaluate(situation, p, last, made.key)), pairs, batch_size=16
+        )
+
+    everywhere = float(values(made.situation, pairs).max())
+    found = float(values(made.situation, bounded.parameters[None])[0])
+    assert found > 0.99 * everywhere
+
+
+def test_a_design_that_fails_says_so():
+    """Paying a hundred times as much, or as little, moves no learner to another phase."""
+    result = D.optimize(
+        bn.scenarios.sycophancy, MULTISTABLE, D.RewardScale(), **SMALL, **FEW, threshold=None
+    )
+    assert result.earned == "none"
+    assert result.summary().startswith("FAILED")
+    np.testing.assert_array_equal(result.support.phase, result.support_before.phase)
+    np.testing.assert_allclose(
+        result.statistical.safe_share, result.statistical_before.safe_share, atol=0.1
+    )
+
+
+def test_nonfinite_objectives_stop_the_search():
+    def bad(evaluation):
+        share = evaluation.safe_share.mean()
+        return share + 0.0 * jnp.sqrt(0.9 - share)
+
+    with pytest.raises(D.NonfiniteObjectiveError, match="not finite at step") as caught:
+        D.optimize(
+            bn.scenarios.sycophancy,
+            {"p_sycophantic": 0.3, "p_honest": 0.6},
+            D.LogPrior(),
+            objective=bad,
+            optimizer=optax.sgd(2.0),
+            num_steps=25,
+            num_starts=1,
+        )
+    assert caught.value.step > 0
+    assert caught.value.history.objective.shape == (1, caught.value.step)
+    assert np.isfinite(caught.value.history.objective).all()
+    assert np.isfinite(caught.value.parameters).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": 0.0}, "memory"),
+        ({"memory": (1.0, -2.0)}, "memory"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"gradient": "exact"}, "gradient"),
+        ({"gradient": "score", "memory": 0.5}, "memory"),
+        ({"gradient": "score", "start": "any"}, "start"),
+        ({"environments": {"p_honest": (0.5, 1.5)}}, "domain"),
+        ({"environments": {"p_honest": (0.9, 0.5)}}, "low < high"),
+        ({"environments": {"honesty": 0.5}}, "honesty"),
+        ({"design": D.Argument("width", 0.2, 1.0)}, "width"),
+        ({"design": D.Exploration(0.1), "exploration": 0.3}, "exploration"),
+        ({"design": D.BetaPrior(parameter=3)}, "parameter"),
+        ({"threshold": 2.0}, "threshold"),
+        ({"num_starts": 0}, "num_starts"),
+        ({"scenario": bn.scenarios.coin, "environments": {}}, "safe"),
+    ],
+)
+def test_bad_arguments(options, message):
+    given = {
+        "scenario": bn.scenarios.sycophancy,
+        "environments": {"p_honest": (0.5, 0.9)},
+        "design": D.LogPrior(),
+        **options,
+    }
+    with pytest.raises(ValueError, match=message):
+        D.optimize(**given)
+
+
+# Fronts
+
+
+def test_front_trades_safety_for_cost():
+    front = D.pareto(
+        bn.scenarios.sycophancy,
+        MULTISTABLE,
+        D.SupportBounds(),
+        weights=[0.01, 0.1, 3.0],
+        num_steps=75,
+        num_starts=2,
+        num_environments=4,
+    )
+    assert front.cost[0] > front.cost[1] > front.cost[2] - 1e-6
+    assert front.safe_share[0] > front.safe_share[2] + 0.3
+    assert len(front.summary().splitlines()) == 4
+
+
+def test_efficient_points():
+    first = np.array([1.0, 2.0, 2.0, 0.5])
+    second = np.array([1.0, 0.0, 0.5, 0.5])
+    np.testing.assert_array_equal(efficient(first, second), [True, False, True, False])
+
+
+def test_a_design_of_ones_own_and_several_actions():
+    """Three actions; the exclusions of the hard design are proved by `certify`."""
+    rates = np.array([[0.2, 0.8, 0.5], [0.8, 0.2, 0.5], [0.4, 0.4, 0.5]])
+
+    def scenario(truth=0.6):
+        probs = jnp.stack([truth, 0.6, 0.5 + 0 * truth])
+        return bn.Problem(
+            probs=jnp.stack([1 - probs, probs], -1),
+            model_probs=np.stack([1 - rates, rates], -1),
+            payoff=[[0.0, 1.0]] * 3,
+            theta=np.arange(3.0),
+            safe=[False, True, True],
+        )
+
+    class Distrust(D.AbstractPriorDesign):
+        def init(self, problem, arguments, exploration):
+            return jnp.zeros(())
+
+        def log_weights(self, parameters, problem):
+            return problem.log_prior - jnp.where(problem.theta[:, 0] == 1, parameters, 0.0)
+
+    result = D.optimize(
+        scenario,
+        {"truth": (0.5, 0.7)},
+        Distrust(),
+        objective=D.Objective(),
+        learning_rate=0.4,
+        **{**SMALL, "num_environments": 2},
+        **FEW,
+    )
+    assert result.earned == "support"
+    assert result.support.method == "certify"
+    assert result.support.models_kept.max() == 2
