@@ -366,7 +366,6 @@ def test_a_design_of_ones_own_and_several_actions():
         {"truth": (0.5, 0.7)},
         Distrust(),
         objective=D.Objective(),
-        learning_rate=0.4,
         **{**SMALL, "num_environments": 2},
         **FEW,
     )

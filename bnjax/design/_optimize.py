@@ -27,6 +27,7 @@ from ._results import DesignResult, History
 _CHUNK = 25  # steps between looks at how it goes
 _ANNEALED = 0.6  # share of the steps after which play is as sharp as it gets
 _COST = 0.01  # of going further than safety asks for, by default
+_STRETCHES = 1.0, 1.25, 1.5, 2.0, 3.0, 4.0
 _SPREAD = 0.5  # standard deviation of the starts around the reference
 
 
@@ -82,8 +83,9 @@ def optimize(
     Gradient ascent on the objective, with play smooth at first (short memory, high temperature) and
     sharper and sharper for three fifths of the steps; from several starts at once: the reference,
     and random ones around it. It stops early when, at full sharpness, 25 more steps have raised the
-    best objective by less than ``tolerance``. The best start is then put to two examinations,
-    as is the reference: `SupportCertificate` and `StatisticalCertificate`.
+    best objective by less than ``tolerance``. The best start is then put to two examinations, as is
+    the reference: `SupportCertificate` and `StatisticalCertificate`. If the first fails, the
+    design is stretched: up to four times as far from the reference, until it holds.
 
     Parameters
     ----------
@@ -116,7 +118,7 @@ def optimize(
     num_steps, num_starts : steps of the search, and starts.
     num_environments : points of the box that the search looks at: at most so many, on a grid,
         corners included.
-    learning_rate : of Adam; or pass another ``optimizer`` of optax, which minimises.
+    learning_rate : of Adam (with b2 = 0.9); or pass an ``optimizer`` of optax, which minimises.
     tolerance : see above.
     key : for random starts and simulations. Default: ``jax.random.key(0)``.
     population : agents and steps in each environment, for ``gradient="score"``.
@@ -186,6 +188,7 @@ def optimize(
     parameters = jax.tree.map(lambda x: x[best], searched.parameters)
     axes, points = plan.situation.environments.grid(examined)
     grid = _elsewhere(plan.situation, points)
+    parameters, stretch = _stretched(grid, parameters, axes, threshold)
     certificates = {}
     for name, each in (("before", plan.situation.reference), ("after", parameters)):
         certificates[name] = (
@@ -214,12 +217,32 @@ def optimize(
         after=look(plan.situation, parameters, sharp, plan.key),
         history=searched.history,
         best=best,
+        stretch=stretch,
         threshold=threshold,
         support_before=certificates["before"][0],
         support=certificates["after"][0],
         statistical_before=certificates["before"][1],
         statistical=certificates["after"][1],
     )
+
+
+def _stretched(
+    situation: Situation, parameters: Any, axes: Any, threshold: float | None
+) -> tuple[Any, float]:
+    """Go further along the way from the reference to the design, until its support is certified.
+
+    Smooth play is safe a little before the hard design is. If no stretch will do, it stays.
+    """
+
+    def further(stretch: float) -> Any:
+        moved = jax.tree.map(lambda a, b: a + stretch * (b - a), situation.reference, parameters)
+        return situation.design.project(moved)
+
+    for stretch in _STRETCHES if threshold is not None else ():
+        tried = further(stretch)
+        if support_certificate(situation, tried, axes, threshold).holds:
+            return tried, stretch
+    return parameters, 1.0
 
 
 def _elsewhere(situation: Situation, points: dict[str, Array]) -> Situation:
@@ -304,7 +327,10 @@ def plan_of(
             "`memory` must be above 1 for gradient='score', where agents forget at the rate "
             f"1 / memory; got {memory!r}."
         )
-    optimizer = optax.adam(learning_rate) if optimizer is None else optimizer
+    if optimizer is None:
+        # Where play is sharp, gradients shrink by orders of magnitude without losing their sense:
+        # a short memory of their size, and hardly any constant beside it.
+        optimizer = optax.adam(learning_rate, b2=0.9, eps=1e-15)
     starts = _starts(design, reference, num_starts, jax.random.fold_in(key, 1))
     return Plan(situation, objective, optimizer, schedule, starts, key, tolerance)
 

@@ -51,6 +51,8 @@ class DesignResult:
         environments of the search.
     history : `History` of all starts.
     best : which start led to the design.
+    stretch : how many times as far from the reference as the search went the design lies, so that
+        its support is certified; 1 where that was not needed, or did not help.
     threshold : of hard designs.
     support_before, support : `SupportCertificate` of the reference and of the design.
     statistical_before, statistical : `StatisticalCertificate`.
@@ -64,6 +66,7 @@ class DesignResult:
     after: Evaluation
     history: History
     best: int
+    stretch: float
     threshold: float | None
     support_before: SupportCertificate
     support: SupportCertificate
@@ -117,6 +120,8 @@ class DesignResult:
         lines = [_HEADLINE[self.earned]]
         for name, values in _parameters(self.design, self.parameters).items():
             lines.append(f"{name}: {values}")
+        if self.stretch != 1:
+            lines.append(f"stretched {self.stretch:g} times as far as the search went")
         lines.append(f"{'':22}{'before':>10}{'after':>10}")
         rows = {
             "safe share, mean": [
