@@ -1,5 +1,7 @@
 """Designs: what they change, what becomes of them, and what they earn."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,12 +16,12 @@ from bnjax.design._pareto import efficient
 
 D = bn.design
 MULTISTABLE = {"p_sycophantic": (0.55, 0.8), "p_honest": (0.55, 0.8)}
-SMALL = {"num_steps": 75, "num_starts": 3, "num_environments": 9}
-FEW = {"certified_environments": 9, "num_agents": 300, "horizon": 200}
+SMALL: Any = {"num_steps": 75, "num_starts": 3, "num_environments": 9}
+FEW: Any = {"certified_environments": 9, "num_agents": 300, "horizon": 200}
 
 
 def plan(scenario, environments, design, **options):
-    given = {"objective": None, "gradient": "implicit", "start": "prior", "threshold": None}
+    given: Any = {"objective": None, "gradient": "implicit", "start": "prior", "threshold": None}
     return plan_of(scenario, environments, design, **{**given, **SMALL, "num_starts": 1, **options})
 
 
@@ -306,7 +308,7 @@ def test_nonfinite_objectives_stop_the_search():
     ],
 )
 def test_bad_arguments(options, message):
-    given = {
+    given: Any = {
         "scenario": bn.scenarios.sycophancy,
         "environments": {"p_honest": (0.5, 0.9)},
         "design": D.LogPrior(),
