@@ -23,7 +23,7 @@ from ._smooth_many import list_many, select_many
 from ._smooth_map import SmoothMap
 from ._smooth_pair import list_pair, select_pair
 from ._smooth_results import SmoothEquilibrium, SmoothPath
-from ._smooth_root import NEAR_FOLD, Verdict, differentiable, judge
+from ._smooth_root import NEAR_FOLD, Verdict, differentiable, judge_many, judge_pair
 from ._solve import check_rows, prepare, problem_dtype
 
 _ROWS = 8
@@ -189,36 +189,59 @@ def _finite(problem: AbstractProblem, log_prior: Any) -> AbstractFiniteProblem:
     return eqx.tree_at(lambda p: p.log_prior, finite, log_prior)
 
 
+class _Asked(NamedTuple):
+    """What a solution is asked for: the problem, and the map that it makes."""
+
+    problem: AbstractFiniteProblem
+    memory: Float[Array, ""]
+    temperature: Float[Array, ""]
+    exploration: Float[Array, ""]
+
+    def smooth_map(self) -> SmoothMap:
+        reduced = self.problem.reduced_form().explored(self.exploration)
+        return SmoothMap(reduced, self.problem.log_prior, self.memory, self.temperature)
+
+    def is_sensible(self) -> Bool[Array, ""]:
+        """Whether the numbers make sense, but for those of the problem."""
+        sensible = (self.memory > 0) & (self.temperature > 0)
+        sensible &= jnp.isfinite(self.memory) & jnp.isfinite(self.temperature)
+        return sensible & (self.exploration >= 0) & (self.exploration <= 1)
+
+
 class _Selected(NamedTuple):
     """The solution that the flow reaches: unknown, verdict, and whether it is reached at all."""
 
     unknown: Array
     verdict: Verdict
+    sensible: Array
     reached: Array
     code: Array
 
 
-def _select(
-    smooth: SmoothMap, start: Float[Array, " actions"] | None, sensible: Bool[Array, ""]
-) -> _Selected:
+def _select(asked: _Asked, smooth: SmoothMap, start: Float[Array, " actions"] | None) -> _Selected:
     """Follow the flow and judge where it leads; differentiable from there on."""
+    sensible = asked.is_sensible()
     fixed, start = lax.stop_gradient((smooth, start))
     if smooth.is_pair:
-        args = fixed.reduced, fixed.log_prior, fixed.memory, fixed.temperature
         logit = None if start is None else _log(start[0]) - _log(start[1])
-        unknown = select_pair(*args, logit)[None]
+        unknown, measures, valid = select_pair(*asked, logit)
+        unknown, verdict = unknown[None], judge_pair(measures)
+        # The flow along a line stops at the next solution, which attracts it unless it started
+        # there.
+        reached = verdict.found
     else:
+        valid = asked.problem.is_valid()
         start = fixed.play(fixed.prior_scores()) if start is None else start
         unknown = select_many(fixed, start)
-    verdict = judge(fixed, unknown)
-    # The flow along a line stops at the next solution, which attracts it unless it started there.
-    rests = smooth.is_pair | (verdict.stability != int(Stability.UNSTABLE))
-    reached = verdict.found & rests & sensible
+        verdict = judge_many(fixed, unknown)
+        reached = verdict.found & (verdict.stability != int(Stability.UNSTABLE))
+    sensible &= valid
+    reached &= sensible
     finite = sensible & jnp.isfinite(verdict.residual)
     code = jnp.where(finite, int(SolveStatus.MAX_STEPS), int(SolveStatus.NONFINITE))
     code = jnp.where(reached, int(SolveStatus.CONVERGED), code).astype(jnp.int32)
     unknown = jnp.where(finite, differentiable(smooth, unknown, reached), jnp.nan)
-    return _Selected(unknown, verdict, reached, code)
+    return _Selected(unknown, verdict, sensible, reached, code)
 
 
 def _log(share: Array) -> Array:
@@ -226,21 +249,13 @@ def _log(share: Array) -> Array:
     return jnp.where(share > 0, jnp.log(jnp.where(share > 0, share, 1.0)), -jnp.inf)
 
 
-def _smooth_map(problem, memory, temperature, exploration) -> tuple[SmoothMap, Array]:
-    """The map, and whether its numbers make sense."""
-    reduced = problem.reduced_form().explored(exploration)
-    sensible = problem.is_valid() & (memory > 0) & (temperature > 0)
-    sensible &= jnp.isfinite(memory) & jnp.isfinite(temperature)
-    sensible &= (exploration >= 0) & (exploration <= 1)
-    return SmoothMap(reduced, problem.log_prior, memory, temperature), sensible
-
-
 @eqx.filter_jit
 def _solve(problem, memory, temperature, exploration, start, max_equilibria) -> SmoothEquilibrium:
-    smooth, sensible = _smooth_map(problem, memory, temperature, exploration)
-    chosen = _select(smooth, start, sensible)
+    asked = _Asked(problem, memory, temperature, exploration)
+    smooth = asked.smooth_map()
+    chosen = _select(asked, smooth, start)
     strategy = smooth.play(chosen.unknown)
-    rows = _list(smooth, chosen, sensible, max_equilibria)
+    rows = _list(asked, smooth, chosen, max_equilibria)
     return SmoothEquilibrium(
         strategy=strategy,
         realised=(1 - exploration) * strategy + exploration / strategy.shape[0],
@@ -253,23 +268,24 @@ def _solve(problem, memory, temperature, exploration, start, max_equilibria) -> 
     )
 
 
-def _list(smooth: SmoothMap, chosen: _Selected, sensible: Array, num: int) -> dict[str, Array]:
+def _list(asked: _Asked, smooth: SmoothMap, chosen: _Selected, num: int) -> dict[str, Array]:
     """Every solution found, each once, in order; the selected one is among the first found."""
     fixed = lax.stop_gradient(smooth)
-    unknowns = lax.stop_gradient(chosen.unknown)[None]
-    found = chosen.reached[None]
+    first = lax.stop_gradient((chosen.unknown, chosen.verdict, chosen.reached))
+    unknowns, verdict, found = jax.tree.map(lambda x: x[None], first)
     if num > 1:
         if smooth.is_pair:
-            args = fixed.reduced, fixed.log_prior, fixed.memory, fixed.temperature
-            others, there = list_pair(*args, num)
-            others = others[:, None]
+            others, measures, there = list_pair(*asked, num)
+            others = others[:, None], judge_pair(measures), there
         else:
             others = list_many(fixed)
-            there = jnp.ones(others.shape[0], bool)
-        unknowns, found = jnp.concatenate([unknowns, others]), jnp.append(found, there)
-    verdict = jax.vmap(lambda unknown: judge(fixed, unknown))(unknowns)
+            verdicts = jax.vmap(lambda unknown: judge_many(fixed, unknown))(others)
+            others = others, verdicts, jnp.ones(others.shape[0], bool)
+        unknowns, verdict, found = jax.tree.map(
+            lambda x, y: jnp.concatenate([x, y]), (unknowns, verdict, found), others
+        )
     play = jax.vmap(fixed.play)(unknowns)
-    found &= verdict.found & sensible
+    found &= verdict.found & chosen.sensible
     kept = _each_once(play, found)
     kept &= jnp.cumsum(kept) <= num
     place = _rank(jnp.where(kept, play[:, 0], jnp.inf))
@@ -312,12 +328,10 @@ def _rank(keys: Float[Array, " found"]) -> Array:
 
 @eqx.filter_jit
 def _follow(problem, memory, temperature, exploration, start) -> SmoothPath:
-    def solve(start, memory, temperature):
-        smooth, sensible = _smooth_map(problem, memory, temperature, exploration)
-        return smooth, _select(smooth, start, sensible)
-
     def point(start, terms):
-        smooth, chosen = solve(start, *terms)
+        asked = _Asked(problem, *terms, exploration)
+        smooth = asked.smooth_map()
+        chosen = _select(asked, smooth, start)
         strategy = smooth.play(chosen.unknown)
         # Never from nowhere: where nothing was found, the next search starts where this one did.
         onwards = jnp.where(chosen.code == int(SolveStatus.NONFINITE), start, strategy)
@@ -326,7 +340,7 @@ def _follow(problem, memory, temperature, exploration, start) -> SmoothPath:
         return lax.stop_gradient(onwards), (strategy, belief, chosen.code, *verdict[:3:2])
 
     if start is None:
-        smooth, _ = _smooth_map(problem, memory[0], temperature[0], exploration)
+        smooth = _Asked(problem, memory[0], temperature[0], exploration).smooth_map()
         start = smooth.play(smooth.prior_scores())
     _, found = lax.scan(point, lax.stop_gradient(start), (memory, temperature))
     strategy, belief, code, residual, condition = found

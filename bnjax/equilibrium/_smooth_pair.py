@@ -19,9 +19,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from ..problem import ReducedForm
+from .._numerics import lowest
+from ..problem import AbstractFiniteProblem
+from ._columns import columns
 from ._lanes import in_lanes
-from ._smooth_map import evidence_terms
 
 INTERVALS = 24
 """Intervals of s, from 0 to 1, in each of which at most one change of direction is looked for.
@@ -51,27 +52,36 @@ class _Terms(NamedTuple):
     temperature: Array
 
 
+class PairMeasures(NamedTuple):
+    """What is known of a candidate, as `Verdict`; ``slope`` is that of the flow, ``1 - f'(s)``."""
+
+    residual: Array
+    slope: Array
+
+
 def select_pair(
-    reduced: ReducedForm,
-    log_prior: Float[Array, " models"],
+    problem: AbstractFiniteProblem,
     memory: Float[Array, ""],
     temperature: Float[Array, ""],
+    exploration: Float[Array, ""],
     start: Float[Array, ""] | None,
-) -> Float[Array, ""]:
+) -> tuple[Float[Array, ""], PairMeasures, Bool[Array, ""]]:
     """Where the flow goes: logit of action 0 at the solution that it reaches from a start.
 
     Exact, but for solutions that come and go within one of the `INTERVALS`.
 
     Parameters
     ----------
-    reduced : the problem, trembles included.
-    log_prior : [M] log-weights in nats.
-    memory, temperature : positive.
+    problem, memory, temperature, exploration : as for `smooth_equilibrium`.
     start : logit of action 0, infinite if pure; None for the prior's own play.
+
+    Returns
+    -------
+    the solution, its measures, and whether the problem makes sense.
     """
 
-    def block(reduced, log_prior, memory, temperature, start):
-        terms = _terms(reduced, log_prior, memory, temperature)
+    def block(given, memory, temperature, exploration, start):
+        terms, valid = _terms(given, memory, temperature, exploration)
         low, high = _bounds(terms)
         origin = terms.prior_gain / terms.temperature if start is None else start
         origin = jnp.clip(origin, low, high)
@@ -105,34 +115,35 @@ def select_pair(
         below = jnp.where(crosses, jnp.where(upwards, watch.left, point), below)
         above = jnp.where(crosses, jnp.where(upwards, point, watch.right), above)
         below, above = jnp.where(moves, below, origin), jnp.where(moves, above, origin)
-        return _polish(terms, below, above, jnp.ones(below.shape, bool))
+        x = _polish(terms, below, above, jnp.ones(below.shape, bool))
+        return x, _measure(terms, x), jnp.broadcast_to(valid, x.shape)
 
-    args = reduced, log_prior, memory, temperature, start
-    # The columns are made once and read many times, by kernels that want many lanes.
-    return in_lanes(block, args, max(1, reduced.kl.shape[0] // 4))
+    given = problem.consequence, problem.models, problem.log_prior
+    args = given, memory, temperature, exploration, start
+    return in_lanes(block, args, _numbers(problem))
 
 
 def list_pair(
-    reduced: ReducedForm,
-    log_prior: Float[Array, " models"],
+    problem: AbstractFiniteProblem,
     memory: Float[Array, ""],
     temperature: Float[Array, ""],
+    exploration: Float[Array, ""],
     rows: int,
-) -> tuple[Float[Array, " rows"], Bool[Array, " rows"]]:
+) -> tuple[Float[Array, " rows"], PairMeasures, Bool[Array, " rows"]]:
     """Logit of action 0 at every solution that the grid shows, in descending order.
 
     Parameters
     ----------
-    reduced, log_prior, memory, temperature : as for `select_pair`.
+    problem, memory, temperature, exploration : as for `select_pair`.
     rows : how many at most.
 
     Returns
     -------
-    the solutions, and which rows hold one.
+    the solutions, their measures, and which rows hold one.
     """
 
-    def block(reduced, log_prior, memory, temperature):
-        terms = _terms(reduced, log_prior, memory, temperature)
+    def block(given, memory, temperature, exploration):
+        terms, _ = _terms(given, memory, temperature, exploration)
         low, high = _bounds(terms)
         grid = jnp.asarray(_GRID, low.dtype)
         slot = jnp.arange(rows, dtype=jnp.int32)[:, None]
@@ -164,11 +175,17 @@ def list_pair(
         point, crosses = _search_dip(terms, watch, watch.on)
         state = add(state, crosses, watch.left, point, watch.on)
         below, above, falling, num = add(state, crosses, point, watch.right, ~watch.on)
-        return _polish(terms, below, above, falling), slot < num
+        x = _polish(terms, below, above, falling)
+        return x, _measure(terms, x), slot < num
 
-    numbers = rows * reduced.kl.shape[0]
-    found = in_lanes(block, (reduced, log_prior, memory, temperature), numbers)
-    return found[0][::-1], found[1][::-1]
+    given = problem.consequence, problem.models, problem.log_prior
+    found = in_lanes(block, (given, memory, temperature, exploration), rows * _numbers(problem))
+    return jax.tree.map(lambda x: x[::-1], found)
+
+
+def _numbers(problem: AbstractFiniteProblem) -> int:
+    """How many numbers, of 4 bytes, a look at a problem goes through in memory."""
+    return problem.num_models * problem.log_prior.dtype.itemsize // 4
 
 
 _GRID = 2.5 * np.log(np.arange(1, INTERVALS) / np.arange(INTERVALS - 1, 0, -1))
@@ -242,22 +259,41 @@ def _search_dip(terms: _Terms, watch: _Watch, upwards: Array) -> tuple[Array, Ar
     return point, crosses
 
 
-def _terms(reduced, log_prior, memory, temperature) -> _Terms:
-    """Columns of models; what is ruled out has a log-weight that vanishes beside any other."""
-    usable, kl = evidence_terms(reduced)
-    lanes = jnp.broadcast_shapes(kl.shape[2:], log_prior.shape[1:], memory.shape, temperature.shape)
-    wide = (log_prior.shape[0], *lanes)
-    floor = -0.25 * jnp.finfo(kl.dtype).max
+def _terms(given, memory, temperature, exploration) -> tuple[_Terms, Bool[Array, " lanes"]]:
+    """Columns of models, and whether they make sense.
+
+    What is ruled out has a log-weight that vanishes beside any other. Only differences between
+    models count, and they are small next to the divergences: these are relative, action by
+    action, to the smallest.
+    """
+    kl, payoffs, support, valid = columns(given, exploration)
+    log_prior = given[2]
+    gain = payoffs[0] - payoffs[1]
+    most = jnp.finfo(gain.dtype).max
+    # Logit play gives every action a positive probability.
+    usable = support & (jnp.maximum(*kl) < 0.125 * most)
     prior = jnp.where(usable, log_prior, 0.0)
-    first, second = (
-        jnp.broadcast_to(jnp.where(usable, prior - memory * kl[:, a], floor), wide) for a in (0, 1)
-    )
-    gain = jnp.broadcast_to(reduced.payoffs[:, 0] - reduced.payoffs[:, 1], wide)
-    weight = jnp.exp(log_prior - log_prior.max(0))
-    prior_gain = jnp.broadcast_to((weight * gain).sum(0) / weight.sum(0), lanes)
+    lanes = jnp.broadcast_shapes(*(x.shape[1:] for x in (kl[0], log_prior)), memory.shape)
+    lanes = jnp.broadcast_shapes(lanes, temperature.shape)
+    wide = (log_prior.shape[0], *lanes)
+
+    def log_weight(kl):
+        base = lowest(jnp.where(usable, kl, most))
+        return jnp.broadcast_to(jnp.where(usable, prior - memory * (kl - base), -0.25 * most), wide)
+
+    weight = jnp.where(support, jnp.exp(log_prior - log_prior.max(0)), 0.0)
+    prior_gain = jnp.where(support, weight * gain, 0.0).sum(0) / weight.sum(0)
     # What is left out may expect any payoff: it must not matter for the bounds.
-    spread = jnp.where(usable, gain, jnp.where(usable, gain, jnp.inf).min(0))
-    return _Terms(first, second, spread, prior_gain, jnp.broadcast_to(temperature, lanes))
+    gain = jnp.where(usable, gain, lowest(jnp.where(usable, gain, most)))
+    first, second = map(log_weight, kl)
+    terms = _Terms(
+        first,
+        second,
+        jnp.broadcast_to(gain, wide),
+        jnp.broadcast_to(prior_gain, lanes),
+        jnp.broadcast_to(temperature, lanes),
+    )
+    return terms, jnp.broadcast_to(valid & usable.any(0), lanes)
 
 
 def _bounds(terms: _Terms) -> tuple[Array, Array]:
@@ -306,6 +342,15 @@ def _pull_and_slope(terms: _Terms, x: Array) -> tuple[Array, Array]:
     return mean / terms.temperature - x, slope
 
 
+def _measure(terms: _Terms, x: Array) -> PairMeasures:
+    """How good a candidate is."""
+    pull, slope = _pull_and_slope(terms, x)
+    share, rest = jax.nn.sigmoid(x), jax.nn.sigmoid(-x)
+    reply, other = jax.nn.sigmoid(x + pull), jax.nn.sigmoid(-(x + pull))
+    residual = jnp.maximum(jnp.abs(reply - share), jnp.abs(other - rest))
+    return PairMeasures(residual, -slope)
+
+
 def _polish(terms: _Terms, below: Array, above: Array, falling: Array) -> Array:
     """Root of h in a bracket, by Newton steps; bisected where they leave it or shrink slowly.
 
@@ -320,12 +365,11 @@ def _polish(terms: _Terms, below: Array, above: Array, falling: Array) -> Array:
     tiny = 2 * float(jnp.finfo(below.dtype).eps)
 
     def going(state):
-        trip, x, _, _, step, _, by_newton = state
-        done = jnp.where(by_newton, small, tiny)
-        return (trip < _MAX_TRIPS) & jnp.any(jnp.abs(step) > done * (1 + jnp.abs(x)))
+        trip, *_, done = state
+        return (trip < _MAX_TRIPS) & ~jnp.all(done)
 
     def improve(state):
-        trip, x, below, above, step, last, _ = state
+        trip, x, below, above, last, done = state
         pull, slope = _pull_and_slope(terms, x)
         inwards = jnp.where(falling, pull, -pull)
         below, above = jnp.where(inwards >= 0, x, below), jnp.where(inwards <= 0, x, above)
@@ -334,10 +378,12 @@ def _polish(terms: _Terms, below: Array, above: Array, falling: Array) -> Array:
         middle = below + 0.5 * (above - below)
         good = (new >= below) & (new <= above) & (2 * jnp.abs(newton) <= jnp.abs(last))
         new = jnp.where(good, new, middle)
-        return trip + 1, new, below, above, new - x, step, good
+        step = new - x
+        # What is done waits for the others, and rounding moves it no more.
+        x = jnp.where(done, x, new)
+        done |= jnp.abs(step) <= jnp.where(good, small, tiny) * (1 + jnp.abs(x))
+        return trip + 1, x, below, above, step, done
 
-    middle = below + 0.5 * (above - below)
-    width = above - below
-    return lax.while_loop(going, improve, (0, middle, below, above, width, width, middle > above))[
-        1
-    ]
+    middle, width = below + 0.5 * (above - below), above - below
+    state = 0, middle, below, above, width, ~(width > 0)
+    return lax.while_loop(going, improve, state)[1]

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ._codes import Stability
 from ._smooth_many import solve
 from ._smooth_map import SmoothMap, evidence_terms
+from ._smooth_pair import PairMeasures
 
 NEAR_FOLD = 0.02
 """Conditioning below which derivatives, 50 times those of the reply itself, are not trusted."""
@@ -39,36 +40,27 @@ def tolerance(dtype) -> float:
     return 1e-5 if jnp.finfo(dtype).eps > 1e-10 else 1e-10
 
 
-def judge(smooth: SmoothMap, unknown: Float[Array, " unknowns"]) -> Verdict:
-    """Look at a candidate; not differentiable."""
-    smooth, unknown = lax.stop_gradient((smooth, unknown))
-    by_size = _judge_pair if smooth.is_pair else _judge_many
-    residual, left, condition, stability = by_size(smooth, unknown)
+def judge_pair(measures: PairMeasures) -> Verdict:
+    """Look at a candidate with two actions."""
+    residual, slope = measures
+    condition = jnp.abs(slope)
+    left = residual / jnp.where(condition > 0, condition, 1.0)
+    stability = jnp.where(slope > 0, int(Stability.STABLE), int(Stability.UNSTABLE))
+    return _verdict(residual, left, condition, stability)
+
+
+def judge_many(smooth: SmoothMap, unknown: Float[Array, " unknowns"]) -> Verdict:
+    """Look at a candidate with any number of actions; not differentiable."""
+    return _verdict(*_look_at_many(*lax.stop_gradient((smooth, unknown))))
+
+
+def _verdict(residual: Array, left: Array, condition: Array, stability: Array) -> Verdict:
     found = (left <= tolerance(left.dtype)) & jnp.isfinite(residual)
     stability = jnp.where(condition < NEAR_FOLD, int(Stability.UNKNOWN), stability)
     return Verdict(residual, left, condition, stability.astype(jnp.int32), found)
 
 
-def _judge_pair(smooth: SmoothMap, unknown: Array) -> tuple[Array, Array, Array, Array]:
-    """Of two actions, without matrices."""
-    play = smooth.play(unknown)
-    belief = smooth.belief(play)
-    _, kl = evidence_terms(smooth.reduced)
-    gain = smooth.reduced.payoffs[:, 0] - smooth.reduced.payoffs[:, 1]
-    turn = kl[:, 1] - kl[:, 0]
-    mean = jnp.sum(belief * gain)
-    spread = jnp.sum(belief * (gain - mean) * (turn - jnp.sum(belief * turn)))
-    reply = mean / smooth.temperature
-    slope = smooth.memory * spread * jax.nn.sigmoid(reply) * jax.nn.sigmoid(-reply)
-    slope = 1 - slope / smooth.temperature
-    residual = jnp.max(jnp.abs(smooth.play(reply[None]) - play))
-    condition = jnp.abs(slope)
-    left = residual / jnp.where(condition > 0, condition, 1.0)
-    stability = jnp.where(slope > 0, int(Stability.STABLE), int(Stability.UNSTABLE))
-    return residual, left, condition, stability
-
-
-def _judge_many(smooth: SmoothMap, unknown: Array) -> tuple[Array, Array, Array, Array]:
+def _look_at_many(smooth: SmoothMap, unknown: Array) -> tuple[Array, Array, Array, Array]:
     play = smooth.play(unknown)
     reply, jacobian = smooth.reply(play)
     num = play.shape[0]

@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float
 
 from .._numerics import lowest
 from ..problem import AbstractFiniteProblem, ReducedForm
+from ._columns import columns
 from ._components import Components, Ties, components, rationalizable_pair
 from ._envelope import Walk, walk
-from ._lanes import in_lanes, kept
+from ._lanes import in_lanes
 from ._results import Equilibria, Rationalizable
 from ._tolerance import Tolerance, least_payoff_range
 from ._verify import admissible, misfit, payoff_range, residual
@@ -108,7 +109,7 @@ def _facts(
         given = problem.consequence, problem.models, problem.log_prior
 
     def block(given, exploration, tol_fit, tol_payoff) -> _Facts:
-        kl, (u_0, u_1), support, valid = _columns(given, exploration)
+        kl, (u_0, u_1), support, valid = columns(given, exploration)
         big = jnp.finfo(kl[0].dtype).max / 4
         high = jnp.max(jnp.where(support, jnp.maximum(u_0, u_1), -jnp.inf), axis=0)
         low = jnp.min(jnp.where(support, jnp.minimum(u_0, u_1), jnp.inf), axis=0)
@@ -137,46 +138,6 @@ def _facts(
     args = given, exploration, tolerance.fit, tolerance.payoff
     num_models = problem.support.shape[0]
     return in_lanes(block, args, num_models)
-
-
-def _columns(given, exploration):
-    """Divergences and payoffs by action, support, all [M, lanes]; valid [lanes].
-
-    A divergence is huge where it is infinite, for an agent that explores as much as stated.
-    ``valid`` is not yet whether some model allows everything.
-
-    Columns and no [A, M, lanes] array: see `over_terms`.
-    """
-
-    def models_last(x: Array) -> Array:
-        return jnp.moveaxis(x, 0, -2)
-
-    def explored(kl, ruled_out, exploration):
-        mean = 0.5 * (kl[0] + kl[1])
-        kl = [(1 - exploration) * k + exploration * mean for k in kl]
-        refuted = (ruled_out[0] | ruled_out[1]) & (exploration > 0)
-        big = jnp.finfo(mean.dtype).max / 4
-        return [jnp.where(out | refuted, big, k) for k, out in zip(kl, ruled_out, strict=True)]
-
-    if isinstance(given, ReducedForm):
-        kl, ruled_out, payoffs = (
-            tuple(models_last(x)) for x in (given.kl, given.ruled_out, given.payoffs)
-        )
-        kl = explored(kl, ruled_out, exploration)
-        return kl, payoffs, given.support, jnp.ones(given.support.shape[1:], bool)
-    consequence, models, log_prior = given
-    consequence = jax.tree.map(lambda x: x[..., None, :], consequence)
-    models = jax.tree.map(models_last, models)
-
-    def columns(consequence, models, exploration):
-        kl, ruled_out, payoffs = consequence.by_action(models)
-        return explored(kl, ruled_out, exploration), payoffs
-
-    kl, payoffs = kept(columns, consequence, models, exploration)
-    support = log_prior > -jnp.inf
-    sensible = (consequence.model_is_valid(models) | ~support) & ~jnp.isnan(log_prior)
-    valid = jnp.all(sensible, axis=0) & consequence.is_valid()[0]
-    return kl, payoffs, support, valid
 
 
 def _apart(reduced: ReducedForm, tolerance: Tolerance) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
