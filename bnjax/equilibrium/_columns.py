@@ -1,7 +1,9 @@
-"""What two-action solvers read of many problems at once: a column of models for each action."""
+"""What solvers read of many problems at once: a column of models for each action."""
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -32,9 +34,9 @@ def columns(
         return jnp.moveaxis(x, 0, -2)
 
     def explored(kl, ruled_out, exploration):
-        mean = 0.5 * (kl[0] + kl[1])
+        mean = functools.reduce(operator.add, kl) / len(kl)
         kl = [(1 - exploration) * k + exploration * mean for k in kl]
-        refuted = (ruled_out[0] | ruled_out[1]) & (exploration > 0)
+        refuted = functools.reduce(operator.or_, ruled_out) & (exploration > 0)
         big = jnp.finfo(mean.dtype).max / 4
         return [jnp.where(out | refuted, big, k) for k, out in zip(kl, ruled_out, strict=True)]
 

@@ -221,7 +221,6 @@ class _Selected(NamedTuple):
 def _select(asked: _Asked, smooth: SmoothMap, start: Float[Array, " actions"] | None) -> _Selected:
     """Follow the flow and judge where it leads; differentiable from there on."""
     sensible = asked.is_sensible()
-    fixed, start = lax.stop_gradient((smooth, start))
     if smooth.is_pair:
         logit = None if start is None else _log(start[0]) - _log(start[1])
         unknown, measures, valid = select_pair(*asked, logit)
@@ -230,10 +229,8 @@ def _select(asked: _Asked, smooth: SmoothMap, start: Float[Array, " actions"] | 
         # there.
         reached = verdict.found
     else:
-        valid = asked.problem.is_valid()
-        start = fixed.play(fixed.prior_scores()) if start is None else start
-        unknown = select_many(fixed, start)
-        verdict = judge_many(fixed, unknown)
+        unknown, measures, valid = select_many(*asked, start)
+        verdict = judge_many(measures)
         reached = verdict.found & (verdict.stability != int(Stability.UNSTABLE))
     sensible &= valid
     reached &= sensible
@@ -278,9 +275,8 @@ def _list(asked: _Asked, smooth: SmoothMap, chosen: _Selected, num: int) -> dict
             others, measures, there = list_pair(*asked, num)
             others = others[:, None], judge_pair(measures), there
         else:
-            others = list_many(fixed)
-            verdicts = jax.vmap(lambda unknown: judge_many(fixed, unknown))(others)
-            others = others, verdicts, jnp.ones(others.shape[0], bool)
+            others, measures = list_many(*asked)
+            others = others, judge_many(measures), jnp.ones(others.shape[0], bool)
         unknowns, verdict, found = jax.tree.map(
             lambda x, y: jnp.concatenate([x, y]), (unknowns, verdict, found), others
         )

@@ -7,17 +7,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ._codes import Stability
-from ._smooth_many import solve
+from ._smooth_many import ManyMeasures
 from ._smooth_map import SmoothMap, evidence_terms
 from ._smooth_pair import PairMeasures
 
 NEAR_FOLD = 0.02
 """Conditioning below which derivatives, 50 times those of the reply itself, are not trusted."""
-
-_SQUARINGS = 20
 
 
 class Verdict(NamedTuple):
@@ -49,52 +47,19 @@ def judge_pair(measures: PairMeasures) -> Verdict:
     return _verdict(residual, left, condition, stability)
 
 
-def judge_many(smooth: SmoothMap, unknown: Float[Array, " unknowns"]) -> Verdict:
-    """Look at a candidate with any number of actions; not differentiable."""
-    return _verdict(*_look_at_many(*lax.stop_gradient((smooth, unknown))))
+def judge_many(measures: ManyMeasures) -> Verdict:
+    """Look at a candidate with any number of actions."""
+    residual, left, condition, growth = measures
+    slight = 1e-5
+    code = jnp.where(growth < -slight, int(Stability.STABLE), int(Stability.UNKNOWN))
+    code = jnp.where(growth > slight, int(Stability.UNSTABLE), code)
+    return _verdict(residual, left, condition, code)
 
 
 def _verdict(residual: Array, left: Array, condition: Array, stability: Array) -> Verdict:
     found = (left <= tolerance(left.dtype)) & jnp.isfinite(residual)
     stability = jnp.where(condition < NEAR_FOLD, int(Stability.UNKNOWN), stability)
     return Verdict(residual, left, condition, stability.astype(jnp.int32), found)
-
-
-def _look_at_many(smooth: SmoothMap, unknown: Array) -> tuple[Array, Array, Array, Array]:
-    play = smooth.play(unknown)
-    reply, jacobian = smooth.reply(play)
-    num = play.shape[0]
-    identity = jnp.eye(num, dtype=play.dtype)
-    across = identity - 1 / num
-    # The identity on what leaves the sum of play as it is, and harmless on the rest.
-    inverse = jnp.linalg.inv(identity - jacobian @ across) @ across
-    left = jnp.max(jnp.abs(inverse @ (reply - play)))
-    size = jnp.sqrt(jnp.sum(inverse**2))
-    condition = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 1.0)
-    return jnp.max(jnp.abs(reply - play)), left, condition, _stability(jacobian - identity)
-
-
-def _stability(flow: Float[Array, "n n"]) -> Int[Array, ""]:
-    """Whether all eigenvalues of a matrix have negative real parts.
-
-    Their Cayley transforms are then inside the unit circle, so that powers of the transformed
-    matrix vanish: it is squared often enough to tell (no eigenvalues, which not every device has).
-    """
-    identity = jnp.eye(flow.shape[0], dtype=flow.dtype)
-    power = jnp.linalg.solve(identity - flow, identity + flow)
-
-    def square(_, state):
-        power, log = state
-        size = jnp.maximum(jnp.max(jnp.abs(power)), jnp.finfo(flow.dtype).tiny)
-        power = power / size
-        square = jnp.matmul(power, power, precision=lax.Precision.HIGHEST)
-        return square, 2 * (log + jnp.log(size))
-
-    power, log = lax.fori_loop(0, _SQUARINGS, square, (power, jnp.zeros((), flow.dtype)))
-    rate = (log + jnp.log(jnp.sqrt(jnp.sum(power**2)))) * 2.0**-_SQUARINGS
-    slight = 1e-5
-    code = jnp.where(rate < -slight, int(Stability.STABLE), int(Stability.UNKNOWN))
-    return jnp.where(rate > slight, int(Stability.UNSTABLE), code)
 
 
 def differentiable(
@@ -111,7 +76,7 @@ def differentiable(
 
     def answer(linear, change):
         columns = jax.vmap(linear)(jnp.eye(change.shape[0], dtype=change.dtype))
-        return _unless_lost(found, change, solve(columns.T, change))
+        return _unless_lost(found, change, jnp.linalg.solve(columns.T, change))
 
     def divide(linear, change):
         return lax.custom_linear_solve(linear, change, answer, answer)
