@@ -220,10 +220,10 @@ class _Selected(NamedTuple):
 
 def _select(asked: _Asked, smooth: SmoothMap, start: Float[Array, " actions"] | None) -> _Selected:
     """Follow the flow and judge where it leads; differentiable from there on."""
-    sensible = asked.is_sensible()
+    sensible, facts = asked.is_sensible(), None
     if smooth.is_pair:
         logit = None if start is None else _log(start[0]) - _log(start[1])
-        unknown, measures, valid = select_pair(*asked, logit)
+        unknown, measures, facts, valid = select_pair(*asked, logit)
         unknown, verdict = unknown[None], judge_pair(measures)
         # The flow along a line stops at the next solution, which attracts it unless it started
         # there.
@@ -237,7 +237,7 @@ def _select(asked: _Asked, smooth: SmoothMap, start: Float[Array, " actions"] | 
     finite = sensible & jnp.isfinite(verdict.residual)
     code = jnp.where(finite, int(SolveStatus.MAX_STEPS), int(SolveStatus.NONFINITE))
     code = jnp.where(reached, int(SolveStatus.CONVERGED), code).astype(jnp.int32)
-    unknown = jnp.where(finite, differentiable(smooth, unknown, reached), jnp.nan)
+    unknown = jnp.where(finite, differentiable(smooth, unknown, reached, facts), jnp.nan)
     return _Selected(unknown, verdict, sensible, reached, code)
 
 

@@ -41,13 +41,15 @@ _DIP_TRIPS = 24
 class _Terms(NamedTuple):
     """What the belief depends on, models first: log-weights at s = 1 and s = 0, and gains.
 
-    ``first``, ``second``, ``gain`` [M, lanes]: log-weights are ``s first + (1 - s) second``.
+    ``first``, ``second``, ``gain`` [M, lanes]: log-weights are ``s first + (1 - s) second``, and
+    ``prior`` before any evidence.
     ``prior_gain`` [lanes] the gain before any evidence; ``temperature`` [1 or lanes].
     """
 
     first: Array
     second: Array
     gain: Array
+    prior: Array
     prior_gain: Array
     temperature: Array
 
@@ -59,13 +61,26 @@ class PairMeasures(NamedTuple):
     slope: Array
 
 
+class PairFacts(NamedTuple):
+    """What derivatives of a solution depend on.
+
+    ``belief`` [M]; ``lever`` [M] belief times gain (of action 0 over action 1) less its mean;
+    ``turn`` and ``fit`` the sum of the lever times ``K[:, 1] - K[:, 0]`` and ``K @ sigma``.
+    """
+
+    belief: Array
+    lever: Array
+    turn: Array
+    fit: Array
+
+
 def select_pair(
     problem: AbstractFiniteProblem,
     memory: Float[Array, ""],
     temperature: Float[Array, ""],
     exploration: Float[Array, ""],
     start: Float[Array, ""] | None,
-) -> tuple[Float[Array, ""], PairMeasures, Bool[Array, ""]]:
+) -> tuple[Float[Array, ""], PairMeasures, PairFacts, Bool[Array, ""]]:
     """Where the flow goes: logit of action 0 at the solution that it reaches from a start.
 
     Exact, but for solutions that come and go within one of the `INTERVALS`.
@@ -77,7 +92,7 @@ def select_pair(
 
     Returns
     -------
-    the solution, its measures, and whether the problem makes sense.
+    the solution, what is known of it, and whether the problem makes sense.
     """
 
     def block(given, memory, temperature, exploration, start):
@@ -116,7 +131,8 @@ def select_pair(
         above = jnp.where(crosses, jnp.where(upwards, point, watch.right), above)
         below, above = jnp.where(moves, below, origin), jnp.where(moves, above, origin)
         x = _polish(terms, below, above, jnp.ones(below.shape, bool))
-        return x, _measure(terms, x), jnp.broadcast_to(valid, x.shape)
+        facts = _facts(terms, memory, x)
+        return x, _measure(terms, x), facts, jnp.broadcast_to(valid, x.shape)
 
     given = problem.consequence, problem.models, problem.log_prior
     args = given, memory, temperature, exploration, start
@@ -290,6 +306,7 @@ def _terms(given, memory, temperature, exploration) -> tuple[_Terms, Bool[Array,
         first,
         second,
         jnp.broadcast_to(gain, wide),
+        jnp.broadcast_to(prior, wide),
         jnp.broadcast_to(prior_gain, lanes),
         jnp.broadcast_to(temperature, lanes),
     )
@@ -349,6 +366,18 @@ def _measure(terms: _Terms, x: Array) -> PairMeasures:
     reply, other = jax.nn.sigmoid(x + pull), jax.nn.sigmoid(-(x + pull))
     residual = jnp.maximum(jnp.abs(reply - share), jnp.abs(other - rest))
     return PairMeasures(residual, -slope)
+
+
+def _facts(terms: _Terms, memory: Array, x: Array) -> PairFacts:
+    """What derivatives of a solution depend on."""
+    weight, share, rest = _weights(terms, x)
+    belief = weight / weight.sum(0)
+    lever = belief * (terms.gain - (belief * terms.gain).sum(0))
+    log = share * terms.first + rest * terms.second
+    turn = (lever * (terms.first - terms.second)).sum(0) / memory
+    # Log-weights are those of the prior and of the evidence; what is ruled out has no lever.
+    fit = (lever * jnp.where(lever != 0, terms.prior - log, 0.0)).sum(0) / memory
+    return PairFacts(belief, lever, turn, fit)
 
 
 def _polish(terms: _Terms, below: Array, above: Array, falling: Array) -> Array:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from ._codes import Stability
 from ._smooth_many import ManyMeasures
 from ._smooth_map import SmoothMap, evidence_terms
-from ._smooth_pair import PairMeasures
+from ._smooth_pair import PairFacts, PairMeasures
 
 NEAR_FOLD = 0.02
 """Conditioning below which derivatives, 50 times those of the reply itself, are not trusted."""
@@ -63,7 +63,10 @@ def _verdict(residual: Array, left: Array, condition: Array, stability: Array) -
 
 
 def differentiable(
-    smooth: SmoothMap, unknown: Float[Array, " unknowns"], found: Bool[Array, ""]
+    smooth: SmoothMap,
+    unknown: Float[Array, " unknowns"],
+    found: Bool[Array, ""],
+    facts: PairFacts | None = None,
 ) -> Float[Array, " unknowns"]:
     """A solution with its derivatives of every order, by the implicit function theorem.
 
@@ -72,7 +75,8 @@ def differentiable(
     """
     unknown = lax.stop_gradient(unknown)
     if smooth.is_pair:
-        return _pair_root(smooth, unknown, found)
+        facts = _pair_facts(smooth, unknown) if facts is None else facts
+        return _pair_root(smooth, unknown, found, lax.stop_gradient(facts))
 
     def answer(linear, change):
         columns = jax.vmap(linear)(jnp.eye(change.shape[0], dtype=change.dtype))
@@ -91,34 +95,50 @@ def _unless_lost(found: Array, change: Array, exact: Array) -> Array:
     return jnp.where(found, exact, jnp.where(change == 0, 0.0, jnp.nan))
 
 
+def _pair_facts(smooth: SmoothMap, unknown: Array) -> PairFacts:
+    """What derivatives of a solution depend on."""
+    share, rest = jax.nn.sigmoid(unknown[0]), jax.nn.sigmoid(-unknown[0])
+    _, kl = evidence_terms(smooth.reduced)
+    belief = smooth.belief(jnp.stack([share, rest]))
+    gain = smooth.reduced.payoffs[:, 0] - smooth.reduced.payoffs[:, 1]
+    lever = belief * (gain - jnp.sum(belief * gain))
+    turn = jnp.sum(lever * (kl[:, 1] - kl[:, 0]))
+    return PairFacts(belief, lever, turn, jnp.sum(lever * (share * kl[:, 0] + rest * kl[:, 1])))
+
+
 @jax.custom_jvp
-def _pair_root(smooth: SmoothMap, unknown: Array, found: Array) -> Array:
-    """Of two actions: the same from closed forms, with one look at the models."""
+def _known(facts: PairFacts, smooth: SmoothMap, unknown: Array) -> PairFacts:
+    """Facts that were found on the way, with the derivatives of `_pair_facts`."""
+    return facts
+
+
+@_known.defjvp
+def _known_jvp(primals, tangents):
+    return _known(*primals), jax.jvp(_pair_facts, primals[1:], tangents[1:])[1]
+
+
+@jax.custom_jvp
+def _pair_root(smooth: SmoothMap, unknown: Array, found: Array, facts: PairFacts) -> Array:
+    """Of two actions: the same from closed forms."""
     return unknown
 
 
 @_pair_root.defjvp
 def _pair_root_jvp(primals, tangents):
-    smooth, unknown, found = primals
+    smooth, unknown, found, facts = primals
     moved = tangents[0]
     # By this rule too, so that it can be differentiated again.
-    root = _pair_root(smooth, unknown, found)
+    root = _pair_root(smooth, unknown, found, facts)
+    belief, lever, turn, fit = _known(facts, smooth, root)
     share, rest = jax.nn.sigmoid(root[0]), jax.nn.sigmoid(-root[0])
-    _, kl = evidence_terms(smooth.reduced)
-    belief = smooth.belief(jnp.stack([share, rest]))
-    gain = smooth.reduced.payoffs[:, 0] - smooth.reduced.payoffs[:, 1]
-    mean = jnp.sum(belief * gain)
-    lever = belief * (gain - mean)
-    slope = smooth.memory * share * rest * jnp.sum(lever * (kl[:, 1] - kl[:, 0]))
     # How the expected gain changes at the same play: payoffs themselves, and log-weights.
     gain_moves = moved.reduced.payoffs[:, 0] - moved.reduced.payoffs[:, 1]
-    fit = share * kl[:, 0] + rest * kl[:, 1]
     fit_moves = share * moved.reduced.kl[:, 0] + rest * moved.reduced.kl[:, 1]
     usable = smooth.reduced.support & ~smooth.reduced.ruled_out.any(1)
-    prior_moves = jnp.where(usable, moved.log_prior, 0.0)
-    log_moves = prior_moves - moved.memory * fit - smooth.memory * fit_moves
-    change = jnp.sum(belief * gain_moves) + jnp.sum(lever * log_moves) - root[0] * moved.temperature
-    steep = smooth.temperature - slope
+    log_moves = jnp.where(usable, moved.log_prior - smooth.memory * fit_moves, 0.0)
+    change = jnp.sum(belief * gain_moves) + jnp.sum(lever * log_moves) - fit * moved.memory
+    change = change - root[0] * moved.temperature
+    steep = smooth.temperature - smooth.memory * share * rest * turn
 
     def answer(_, change):
         return _unless_lost(found, change, change / steep)
