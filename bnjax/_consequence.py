@@ -12,6 +12,7 @@ import operator
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
@@ -25,6 +26,24 @@ from ._check import (
     probability_tolerance,
 )
 from ._numerics import inverse_cdf, over_terms, standard_normal, uniform
+
+
+@jax.custom_jvp
+def _relative_entropy(p: Array, log_p: Array, q: Array, log_q: Array) -> Array:
+    """Term ``p log(p / q)`` of a divergence, from logarithms that are 0 where there is none.
+
+    Its derivatives know what the logarithms are of, and need no others.
+    """
+    return p * (log_p - log_q)
+
+
+@_relative_entropy.defjvp
+def _relative_entropy_jvp(primals, tangents):
+    p, log_p, q, log_q = primals
+    p_moves, _, q_moves, _ = tangents
+    ratio = p / jnp.where(q > 0, q, 1.0)
+    rate = log_p - log_q + jnp.where(p > 0, 1.0, 0.0)
+    return _relative_entropy(p, log_p, q, log_q), rate * p_moves - ratio * q_moves
 
 
 class Categorical(eqx.Module):
@@ -115,7 +134,7 @@ class Categorical(eqx.Module):
 
         def term(p, log_p, q, log_q, payoff):
             allowed = jnp.where(q > 0, p, 0.0)
-            return allowed * (log_p - log_q), p - allowed, q * payoff
+            return _relative_entropy(allowed, log_p, q, log_q), p - allowed, q * payoff
 
         log_p = jnp.log(jnp.where(self.probs > 0, self.probs, 1.0))
         log_q = jnp.log(jnp.where(model > 0, model, 1.0))
