@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 
@@ -20,13 +21,14 @@ def solve(
     num = matrix.shape[0]
     both = jnp.concatenate([matrix, right], axis=1)
     index = jnp.arange(num).reshape(num, *(1,) * (both.ndim - 2))
-    for k in range(num):
+
+    def eliminate(k, both):
         size = jnp.where(index >= k, jnp.abs(both[:, k]), -1.0)
         chosen = jnp.argmax(size, axis=0)
         row = jnp.where((index == chosen)[:, None], both, 0.0).sum(0)
         row = row / row[k]
-        first = both[k]
-        rest = jnp.where((index == chosen)[:, None], first, both)
+        rest = jnp.where((index == chosen)[:, None], both[k], both)
         rest = rest - rest[:, k, None] * row
-        both = jnp.where((index == k)[:, None], row, rest)
-    return both[:, num:]
+        return jnp.where((index == k)[:, None], row, rest)
+
+    return lax.fori_loop(0, num, eliminate, both)[:, num:]

@@ -204,7 +204,6 @@ class _Step(NamedTuple):
 
 def _flow(terms: _Terms, start: Array) -> Array:
     """Where the flow has come to, as z."""
-
     at_rest = max(2 * float(jnp.finfo(start.dtype).eps), 1e-12)
 
     def going(state):
