@@ -278,31 +278,34 @@ def _measure(terms: _Terms, scores: Array) -> ManyMeasures:
     across = identity - 1 / play.shape[0]
     # The identity on what leaves the sum of play as it is, and harmless on the rest.
     matrix = identity - (jacobian - jacobian.mean(1, keepdims=True))
-    inverse = solve(matrix, jnp.broadcast_to(across, matrix.shape))
+    flow = jacobian - identity
+    # Two systems a lane, solved together.
+    both = jnp.stack([matrix, identity - flow], 2)
+    right = jnp.stack([jnp.broadcast_to(across, matrix.shape), identity + flow], 2)
+    inverse, cayley = jnp.moveaxis(solve(both, right), 2, 0)
     gap = reply - play
     left = jnp.max(jnp.abs((inverse * gap).sum(1)), axis=0)
     size = jnp.sqrt(jnp.sum(inverse**2, axis=(0, 1)))
     condition = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 1.0)
     residual = jnp.max(jnp.abs(gap), axis=0)
-    return ManyMeasures(residual, left, condition, _growth(jacobian - identity))
+    return ManyMeasures(residual, left, condition, _growth(cayley))
 
 
-def _growth(flow: Array) -> Array:
+def _growth(power: Array) -> Array:
     """Negative if all eigenvalues of matrices [n, n, lanes] have negative real parts.
 
-    Their Cayley transforms are then inside the unit circle, so that powers of the transformed
-    matrix vanish: it is squared often enough to tell (no eigenvalues, which not every device has).
+    Given their Cayley transforms, whose eigenvalues are then inside the unit circle, so that their
+    powers vanish: they are squared often enough to tell (no eigenvalues, which not every device
+    has).
     """
-    identity = _identity(flow)
-    power = solve(identity - flow, identity + flow)
 
     def square(_, state):
         power, log = state
-        size = jnp.maximum(jnp.max(jnp.abs(power), axis=(0, 1)), jnp.finfo(flow.dtype).tiny)
+        size = jnp.maximum(jnp.max(jnp.abs(power), axis=(0, 1)), jnp.finfo(power.dtype).tiny)
         power = power / size
         return multiply(power, power), 2 * (log + jnp.log(size))
 
-    start = power, jnp.zeros(flow.shape[2:], flow.dtype)
+    start = power, jnp.zeros(power.shape[2:], power.dtype)
     power, log = lax.fori_loop(0, _SQUARINGS, square, start)
     return (log + jnp.log(jnp.sqrt(jnp.sum(power**2, axis=(0, 1))))) * 2.0**-_SQUARINGS
 
