@@ -1,4 +1,4 @@
-"""Figures, with matplotlib: phase diagrams, equilibrium branches, best fits, populations.
+"""Figures, with matplotlib: phase diagrams, equilibrium branches, best fits, populations, designs.
 
 Every function builds a `matplotlib.figure.Figure` of its own, at the width of a journal's
 column, or draws into the axes it is given, and returns the figure; neither `pyplot` nor
@@ -8,8 +8,11 @@ survive colour blindness and grey printing.
 
 from ._best_fits import best_fit_curve as best_fit_curve
 from ._branches import bifurcation as bifurcation
+from ._design import design as design
 from ._diagram import phase_diagram as phase_diagram
 from ._divergences import divergences as divergences
+from ._fronts import designs as designs
+from ._fronts import pareto as pareto
 from ._learning import learning as learning
 from ._simulated import simulated_diagram as simulated_diagram
 from ._style import COLUMN as COLUMN
@@ -24,8 +27,11 @@ __all__ = [
     "PhaseStyle",
     "best_fit_curve",
     "bifurcation",
+    "design",
+    "designs",
     "divergences",
     "learning",
+    "pareto",
     "phase_diagram",
     "simulated_diagram",
 ]

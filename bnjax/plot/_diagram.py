@@ -80,9 +80,9 @@ def phase_diagram(
     figure, ax, own = canvas(ax, COLUMN, height)
     edges_x, edges_y = cell_edges(axis_x), cell_edges(axis_y)
     present = [code for code in Phase if (grid == code).any()]
-    _draw_cells(ax, edges_x, edges_y, grid, present)
+    draw_cells(ax, edges_x, edges_y, grid, present)
     if not lines:  # two outlines, up to half a cell apart, would only compete
-        _draw_borders(ax, edges_x, edges_y, grid)
+        draw_borders(ax, edges_x, edges_y, grid)
     halo = [withStroke(linewidth=2.0, foreground="white")]
     for line in lines:
         ax.plot(
@@ -94,7 +94,9 @@ def phase_diagram(
             zorder=3,
         )
     frame_cells(ax, x, axis_x, y, axis_y, above)
-    handles: list[Artist] = [_phase_patch(code, _share(grid == code)) for code in present]
+    handles: list[Artist] = [
+        phase_patch(code, f"{code.name.lower()} ({share_text(grid == code)})") for code in present
+    ]
     if lines:
         name = "theory" if boundaries is True else "boundary"
         handles.append(Line2D([], [], color="black", lw=1.2, ls=(0, (4, 2)), label=name))
@@ -105,9 +107,10 @@ def phase_diagram(
     return figure
 
 
-def _draw_cells(
+def draw_cells(
     ax: Axes, edges_x: np.ndarray, edges_y: np.ndarray, grid: np.ndarray, present: Sequence[Phase]
 ) -> None:
+    """Fill and hatch the cells of each phase."""
     colours = ListedColormap([PHASE_STYLES[code].fill for code in Phase])
     # In a vector file a picture, not a polygon a cell with hairlines between them.
     ax.pcolormesh(
@@ -128,14 +131,15 @@ def _draw_cells(
             ax.add_patch(patch)
 
 
-def _draw_borders(ax: Axes, edges_x: np.ndarray, edges_y: np.ndarray, grid: np.ndarray) -> None:
+def draw_borders(ax: Axes, edges_x: np.ndarray, edges_y: np.ndarray, grid: np.ndarray) -> None:
+    """Outline the regions of each phase."""
     sides = borders(edges_x, edges_y, grid)
     ax.add_collection(
         LineCollection(list(sides), colors="black", linewidths=0.5, zorder=2), autolim=False
     )
 
 
-def _share(mask: np.ndarray) -> str:
+def share_text(mask: np.ndarray) -> str:
     """Percent, in which neither a few cells become none nor nearly all of them all."""
     percent = 100 * float(mask.mean())
     if 99 < percent < 100:
@@ -143,11 +147,12 @@ def _share(mask: np.ndarray) -> str:
     return f"{percent:.2g}%" if percent < 1 else f"{percent:.0f}%"
 
 
-def _phase_patch(code: Phase, share: str) -> Patch:
+def phase_patch(code: Phase, label: str) -> Patch:
+    """How a legend shows a phase."""
     style = PHASE_STYLES[code]
     # Handles are small: hatch them more densely, so that they show at least two strokes.
     hatch = style.hatch * (3 if style.hatch in (".", "-") else 2)
     patch = Patch(facecolor=style.fill, hatch=hatch, edgecolor=style.ink, linewidth=0.5)
     patch.set_hatch_linewidth(0.5)
-    patch.set_label(f"{code.name.lower()} ({share})")
+    patch.set_label(label)
     return patch
