@@ -1,4 +1,4 @@
-"""The ``bnjax`` command: scenarios, what one of them leads to, phase diagrams, populations.
+"""The ``bnjax`` command: scenarios, where they lead, phase diagrams, populations, designs.
 
 Process-wide settings of JAX (precision, CPU devices, compilation cache) are made here and
 nowhere else in the library. Every error is one line on stderr, with exit status 2.
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from .. import __version__
+from ._design import search_design
 from ._diagram import draw_phase_diagram
 from ._scenarios import list_scenarios
 from ._simulate import simulate_scenario
@@ -47,3 +48,4 @@ main.add_command(list_scenarios)
 main.add_command(solve)
 main.add_command(draw_phase_diagram)
 main.add_command(simulate_scenario)
+main.add_command(search_design)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 # Text and tables.
+
+
+def json_text(report: Mapping[str, Any]) -> str:
+    """JSON with a row of numbers on a line of its own, and not a line for each number."""
+    text = json.dumps(report, indent=2, allow_nan=False)
+    return re.sub(r"\[\n[-+.\deE,\s]*\]", lambda row: " ".join(row[0].split()), text)
 
 
 def new_console() -> Console:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +30,7 @@ from ._common import (
     assignments,
     defaults_of,
     find_scenario,
+    json_text,
     make_folder,
     new_console,
     new_table,
@@ -127,13 +126,13 @@ def simulate_scenario(
         report["equilibria"] = _predicted(family, explores)
         if out is not None:
             make_folder(out)
-            write_atomically(paths[0], lambda path: path.write_text(_json(report) + "\n"))
+            write_atomically(paths[0], lambda path: path.write_text(json_text(report) + "\n"))
             # Legend and caption of the figure say how many agents there are, and the grid.
             title = _heading(scenario, given, options, [_count(options["steps"], "step")], _FIGURE)
             figure = _figure(result, family, explores, title)
             write_atomically(paths[1], lambda path: figure.savefig(path, dpi=200))
     if options["as_json"]:
-        click.echo(_json(report))
+        click.echo(json_text(report))
     else:
         size = [_count(options[name], name.removesuffix("s")) for name in ("agents", "steps")]
         if isinstance(family, FamilyProblem):
@@ -246,12 +245,6 @@ def _notes(options: Mapping[str, Any], problem: Any, result: Simulation) -> list
     if not best or options["memory"] != "perfect":
         notes.append("Equilibria are those of best response with perfect memory.")
     return notes
-
-
-def _json(report: Mapping[str, Any]) -> str:
-    """JSON with a row of numbers on a line of its own, and not a line for each number."""
-    text = json.dumps(report, indent=2, allow_nan=False)
-    return re.sub(r"\[\n[-+.\deE,\s]*\]", lambda row: " ".join(row[0].split()), text)
 
 
 def _finite(interval: tuple[float, float, float]) -> list[float | None]:

@@ -22,11 +22,6 @@ from ._style import FONT, LINE, PAGE, PHASE_STYLES
 
 _SEARCH = {"objective": "#000000", "safe share": "#00517F"}
 _WIDTHS = 4.1, 2.9  # inches: of phases, and of what is beside them
-_EARNED = {
-    "support": "certified by its support: every learner with these models ends up safe",
-    "statistical": "certified by simulation only: {agents:,} agents, {steps:,} steps",
-    "none": "FAILED: no certificate earned",
-}
 
 
 def design(result: DesignResult, *, title: str | None = None) -> Figure:
@@ -60,10 +55,7 @@ def design(result: DesignResult, *, title: str | None = None) -> Figure:
     named = _draw_phases(left, result)
     draw_priors(upper, result)
     _draw_search(lower, result)
-    statistical = result.statistical
-    earned = _EARNED[result.earned].format(
-        agents=statistical.num_agents, steps=statistical.num_steps
-    )
+    earned = result.summary().splitlines()[0]
     lines = [*textwrap.wrap(title or "", 100), earned]
     above = figure.suptitle("\n".join(lines), fontsize=FONT + 1)
     if result.earned == "none":

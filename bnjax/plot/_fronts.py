@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from ..design import DesignResult, ParetoFront
 from ._design import check_result
@@ -73,7 +75,8 @@ def pareto(front: ParetoFront, *, title: str | None = None, ax: Axes | None = No
     ax.plot([place], [share], zorder=4, clip_on=False, **mark)
     handles.append(Line2D([], [], label="reference", **mark))
     # Enough room at the sides for the weights.
-    ax.margins(x=0.12)
+    ax.margins(x=0.16)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_ylim(-0.05, 1.08)
     _name_weights(ax, at[chosen], front.safe_share[chosen], front.weights[chosen])
     dress(ax, "cost of the design" if cost else "mean payoff", "safe share")
@@ -95,7 +98,7 @@ def _name_weights(ax: Axes, at: np.ndarray, share: np.ndarray, weights: np.ndarr
         if len(written) < _NAMED and all(gap[0] > 0.16 or gap[1] > 0.1 for gap in near):
             written.append(index)
             ax.annotate(
-                f"{weights[index]:.2g}",
+                f"{'' if len(written) > 1 else 'weight '}{weights[index]:.2g}",
                 (at[index], share[index]),
                 (0, -5),
                 textcoords="offset points",
@@ -103,6 +106,8 @@ def _name_weights(ax: Axes, at: np.ndarray, share: np.ndarray, weights: np.ndarr
                 color=_MEAN,
                 ha="center",
                 va="top",
+                path_effects=[withStroke(linewidth=2.0, foreground="white")],
+                zorder=4,
             )
 
 
