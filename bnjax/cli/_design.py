@@ -282,7 +282,7 @@ def _report(
     # In the order in which they were given.
     box = {name: result.situation.environments.box[name] for name in result.support.axes}
     found = {"before": result.reference, "after": result.parameters}
-    fixed = {k: v for k, v in (defaults_of(make) | given).items() if k not in box}
+    fixed = {k: v for k, v in {**defaults_of(make), **given}.items() if k not in box}
     support = {"before": result.support_before, "after": result.support}
     statistical = {"before": result.statistical_before, "after": result.statistical}
     return {

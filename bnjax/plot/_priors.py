@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.lines import Line2D
@@ -73,7 +74,7 @@ def draw_priors(figure: SubFigure, result: DesignResult) -> None:
         _draw_by_number(ax, pair)
         dress(ax, "number of the model", "prior weight", 12)
     ax.set_ylim(bottom=0)
-    handles = [
+    handles: list[Artist] = [
         Line2D([], [], color=_BEFORE, lw=LINE, ls=_DASHES, label="before"),
         Line2D([], [], color=_AFTER, lw=LINE, label="after"),
     ]
