@@ -97,6 +97,7 @@ def _name_weights(ax: Axes, at: np.ndarray, share: np.ndarray, weights: np.ndarr
         near = [np.abs(places[index] - places[other]) for other in written]
         if len(written) < _NAMED and all(gap[0] > 0.16 or gap[1] > 0.1 for gap in near):
             written.append(index)
+            across = (at[index] - ax.get_xlim()[0]) / spread[0]
             ax.annotate(
                 f"{'' if len(written) > 1 else 'weight '}{weights[index]:.2g}",
                 (at[index], share[index]),
@@ -104,7 +105,7 @@ def _name_weights(ax: Axes, at: np.ndarray, share: np.ndarray, weights: np.ndarr
                 textcoords="offset points",
                 fontsize=FONT,
                 color=_MEAN,
-                ha="center",
+                ha="left" if across < 0.2 else "right" if across > 0.8 else "center",
                 va="top",
                 path_effects=[withStroke(linewidth=2.0, foreground="white")],
                 zorder=4,

@@ -24,6 +24,7 @@ from ._style import FONT, LINE
 
 _BEFORE, _AFTER, _OUT = "#D55E00", "#00517F", "#CFCFCF"
 _COLOURS, _DASHES = (_BEFORE, _AFTER), (0, (4, 1.5))
+_HATCHES = "///", ""
 
 
 class Prior(NamedTuple):
@@ -68,16 +69,12 @@ def draw_priors(figure: SubFigure, result: DesignResult) -> None:
     ax = figure.subplots()
     ax.set_title("(b)", fontsize=FONT, loc="left")
     if len(names) == 1:
-        _draw_curves(ax, pair)
+        handles = _draw_curves(ax, pair)
         dress(ax, names[0], "prior weight", 12)
     else:
-        _draw_by_number(ax, pair)
+        handles = _draw_by_number(ax, pair)
         dress(ax, "number of the model", "prior weight", 12)
     ax.set_ylim(bottom=0)
-    handles: list[Artist] = [
-        Line2D([], [], color=_BEFORE, lw=LINE, ls=_DASHES, label="before"),
-        Line2D([], [], color=_AFTER, lw=LINE, label="after"),
-    ]
     if not pair[1].kept.all():
         handles.append(Patch(color=_OUT, lw=0, label="ruled out"))
     ax.legend(
@@ -95,7 +92,7 @@ def draw_priors(figure: SubFigure, result: DesignResult) -> None:
     )
 
 
-def _draw_curves(ax: Axes, pair: tuple[Prior, Prior]) -> None:
+def _draw_curves(ax: Axes, pair: tuple[Prior, Prior]) -> list[Artist]:
     """Steps over the one parameter, half-way to the neighbours wide."""
     # Dashes above the solid line: where both are one, both show.
     for prior, colour, dashes in zip(pair[::-1], _COLOURS[::-1], ("solid", _DASHES), strict=True):
@@ -115,20 +112,24 @@ def _draw_curves(ax: Axes, pair: tuple[Prior, Prior]) -> None:
     ends = np.concatenate([prior.theta[:, 0] for prior in pair])
     if np.ptp(ends):
         ax.set_xlim(ends.min(), ends.max())
+    return [
+        Line2D([], [], color=_BEFORE, lw=LINE, ls=_DASHES, label="before"),
+        Line2D([], [], color=_AFTER, lw=LINE, label="after"),
+    ]
 
 
-def _draw_by_number(ax: Axes, pair: tuple[Prior, Prior]) -> None:
+def _draw_by_number(ax: Axes, pair: tuple[Prior, Prior]) -> list[Artist]:
     """Two bars for each model."""
-    for prior, colour, side in zip(pair, _COLOURS, (-1, 1), strict=True):
-        number = np.arange(len(prior.weight))
-        bars = ax.bar(number + 0.2 * side, prior.weight, 0.4, color=colour)
-        for bar in bars if side < 0 else []:
-            bar.set_hatch("///")
-            bar.set_edgecolor("white")
-            bar.set_linewidth(0)
+    for prior, colour, hatch, side in zip(pair, _COLOURS, _HATCHES, (-1, 1), strict=True):
+        at = np.arange(len(prior.weight)) + 0.2 * side
+        ax.bar(at, prior.weight, 0.4, color=colour, hatch=hatch, edgecolor="white", lw=0)
     for model in np.flatnonzero(~pair[1].kept):
         ax.axvspan(model - 0.5, model + 0.5, color=_OUT, lw=0, zorder=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return [
+        Patch(facecolor=colour, hatch=hatch, edgecolor="white", lw=0, label=name)
+        for name, colour, hatch in zip(("before", "after"), _COLOURS, _HATCHES, strict=True)
+    ]
 
 
 def _draw_maps(figure: SubFigure, pair: tuple[Prior, Prior], names: list[str]) -> None:
