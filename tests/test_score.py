@@ -7,6 +7,7 @@ that they report, which is itself compared with what independent keys show.
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,7 @@ def assert_right(found, want, names=FREE, sure=SURE):
 
 
 STEPS = 12
-OPTIONS = {"num_agents": 10_000, "num_steps": STEPS}
+OPTIONS: Any = {"num_agents": 10_000, "num_steps": STEPS}
 
 
 @functools.partial(jax.jit, static_argnames="baseline")  # compiled once for all that follows
@@ -210,11 +211,11 @@ def test_score_of_a_life_is_the_derivative_of_its_log_probability(x64):
         np.testing.assert_allclose(found.gradient[name], want[name], rtol=1e-9, atol=1e-11)
 
 
-def listed(statistic, **options):
+def listed(statistic, **options: Any):
     return exact.derivatives(lambda at: exact.by_histories(at, 4, statistic, **options), TREMBLING)
 
 
-def estimated(make, statistic, **options):
+def estimated(make, statistic, **options: Any):
     return bn.design.score_gradient(
         make, arrays(TREMBLING), KEY, statistic, num_agents=40_000, num_steps=4, **options
     )
@@ -337,7 +338,7 @@ def test_memory_does_not_grow_with_steps():
 
     def late(log_odds):
         at = arrays(POINT) | {"log_odds": log_odds}
-        options = {"policy": bn.Logit(0.2), "num_agents": 10, "num_steps": 977}
+        options: Any = {"policy": bn.Logit(0.2), "num_agents": 10, "num_steps": 977}
         return bn.design.expected(two_models(at), KEY, intends_first, **options)
 
     program = str(jax.make_jaxpr(jax.grad(late))(jnp.asarray(0.3)))
@@ -345,7 +346,7 @@ def test_memory_does_not_grow_with_steps():
 
 
 def test_only_the_key_may_be_traced():
-    options = {"policy": bn.Logit(0.2), "num_agents": 10, "num_steps": 3}
+    options: Any = {"policy": bn.Logit(0.2), "num_agents": 10, "num_steps": 3}
     problem = two_models(arrays(POINT))
     jax.eval_shape(lambda key: bn.design.expected(problem, key, intends_first, **options), KEY)
 
@@ -374,14 +375,14 @@ def test_only_the_key_may_be_traced():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_input(options, message):
-    given = {"key": KEY, "statistic": intends_first, "num_agents": 5, "num_steps": 4}
+    given: Any = {"key": KEY, "statistic": intends_first, "num_agents": 5, "num_steps": 4}
     given |= {"policy": bn.Logit(0.1), **options}
     with pytest.raises(ValueError, match=message):
         bn.design.expected(two_models(arrays(POINT)), **given)
 
 
 def test_an_agent_is_asked_for():
-    options = {"num_agents": 5, "num_steps": 4}
+    options: Any = {"num_agents": 5, "num_steps": 4}
     with pytest.raises(ValueError, match=r"`make` must return a bnjax.Agent; got Problem"):
         bn.design.score_gradient(two_models, arrays(POINT), KEY, intends_first, **options)
     with pytest.raises(ValueError, match="score of BestResponse is identically zero"):
