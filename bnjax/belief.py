@@ -104,7 +104,33 @@ class Observation(eqx.Module):
 class AbstractMemory(eqx.Module):
     """What a learner keeps of what it has seen: sums of features, and how they age.
 
-    To make your own, give `init`, `update` and `evidence`; the state is any pytree of arrays.
+    Evidence is [A, F]: for each action the sum of the features of what came of it. Features of a
+    categorical consequence say which one it is (1 there, 0 elsewhere), so that evidence counts;
+    those of a normally distributed one are 1, z and z^2, with z standardised by the true mean and
+    standard deviation. The log-belief in a model is its log-prior, plus evidence times the model's
+    log-likelihood of each feature.
+
+    To make your own, give `init`, `update` and `evidence`; the state is any pytree of arrays, and
+    all go through `jax.vmap`.
+
+    Examples
+    --------
+    Start afresh after every ``period`` observations:
+
+    >>> import equinox as eqx, jax, jax.numpy as jnp, bnjax as bn
+    >>> class Fresh(bn.AbstractMemory):
+    ...     period: int = eqx.field(static=True)
+    ...     def init(self, nothing):
+    ...         return nothing
+    ...     def update(self, state, observation, time):
+    ...         return observation.added(jnp.where(time % self.period == 0, 0.0, state))
+    ...     def evidence(self, state):
+    ...         return state, state != 0
+    >>> problem = bn.scenarios.coin()
+    >>> few = {"num_agents": 4, "num_steps": 25}
+    >>> done = bn.simulate(problem, jax.random.key(0), memory=Fresh(10), **few)
+    >>> done.belief.shape
+    (4, 2)
     """
 
     @abc.abstractmethod
