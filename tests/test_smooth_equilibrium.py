@@ -43,8 +43,8 @@ def solve_one(probs, models, payoff, log_prior, memory, temperature, exploration
 
 
 @functools.cache
-def solver():
-    return jax.jit(jax.vmap(solve_one))
+def solver(max_equilibria=8):
+    return jax.jit(jax.vmap(functools.partial(solve_one, max_equilibria=max_equilibria)))
 
 
 def numpy(found):
@@ -55,6 +55,49 @@ def row(tree, i):
     return jax.tree.map(lambda x: x[i], tree)
 
 
+@functools.cache
+def derivative(num_actions, num_models):
+    """Play weighted by action, its derivative with respect to everything, and the solution."""
+    shapes = [(num_actions, 3), (num_models, num_actions, 3), (num_actions, 3), (num_models,)]
+    zeros = [jnp.zeros(shape) for shape in (*shapes, (), (), ())]
+    _, unravel = ravel_pytree(zeros)
+    weights = jnp.arange(1.0, num_actions + 1) ** 2
+    rows = 1 if num_actions == 2 else 8  # of pairs, `solver` lists more
+
+    def play(flat):
+        probs, models, payoff, log_prior, *terms = unravel(flat)
+        found = solve_one(
+            jax.nn.softmax(probs),
+            jax.nn.softmax(models),
+            payoff,
+            log_prior,
+            *terms,
+            max_equilibria=rows,
+        )
+        return weights @ found.strategy, found
+
+    return jax.jit(jax.vmap(jax.value_and_grad(play, has_aux=True)))
+
+
+def flatten(args):
+    """Arguments of `derivative`, from those of `solver`."""
+    with np.errstate(divide="ignore"):
+        args = np.log(args[0]), np.log(args[1]), *args[2:]
+    return np.concatenate([x.reshape(len(x), -1) for x in args], axis=1)
+
+
+GRADIENTS = 20  # by five points each: one program for all tests of a size
+
+
+def solutions(num_actions, num_models, args):
+    """Solutions, by a program that is shared with other tests."""
+    if num_actions == 2:
+        return numpy(solver()(*args))
+    flat = flatten(args)
+    many = np.resize(flat, (5 * GRADIENTS, flat.shape[1]))
+    return row(numpy(derivative(num_actions, num_models)(many)[0][1]), slice(len(flat)))
+
+
 # Values.
 
 
@@ -62,7 +105,7 @@ def row(tree, i):
 def test_selected_solutions_against_scipy(x64, num_actions, num_models):
     kinds = ("generic", "infinite", "unsupported", "generic")
     cases, args = draw(40, num_actions, num_models, kinds)
-    found = numpy(solver()(*args))
+    found = solutions(num_actions, num_models, args)
     assert (found.code == bn.SolveStatus.CONVERGED).all()
     assert found.residual.max() < 1e-10
     several = excluded = 0
@@ -70,7 +113,7 @@ def test_selected_solutions_against_scipy(x64, num_actions, num_models):
         want = oracle.smooth(case, *(x[i] for x in args[4:]))
         start = want.start()
         if num_actions == 2:
-            roots = want.roots(1001)
+            roots = want.roots(401)
             x = want.selected_root(roots, want.start_logit())
             selected = np.array([1 / (1 + np.exp(-x)), 1 / (1 + np.exp(x))])
             listed = found.strategies[i][found.valid[i]][:, 0]
@@ -96,11 +139,16 @@ def test_selected_solutions_against_scipy(x64, num_actions, num_models):
 
 
 @pytest.mark.parametrize(
-    ("num_actions", "num_models"), [SIZES[0], pytest.param(4, 12, marks=pytest.mark.slow)]
+    ("num_actions", "num_models", "rows"),
+    [
+        pytest.param(2, 64, 1, id="A=2"),
+        pytest.param(2, 64, 8, id="A=2, listed", marks=pytest.mark.slow),
+        pytest.param(4, 12, 8, id="A=4, listed", marks=pytest.mark.slow),
+    ],
 )
-def test_float32_agrees_with_float64(num_actions, num_models):
+def test_float32_agrees_with_float64(num_actions, num_models, rows):
     _, args = draw(40, num_actions, num_models, memory=(2, 100))
-    single = numpy(solver()(*(x.astype(np.float32) for x in args)))
+    single = numpy(solver(rows)(*(x.astype(np.float32) for x in args)))
     with jax.enable_x64(True):
         double = numpy(solver()(*args))
     assert single.strategy.dtype == np.float32
@@ -109,6 +157,8 @@ def test_float32_agrees_with_float64(num_actions, num_models):
     assert sure.mean() > 0.8
     np.testing.assert_allclose(single.strategy[sure], double.strategy[sure], atol=2e-4)
     np.testing.assert_allclose(single.condition[sure], double.condition[sure], rtol=2e-3)
+    if rows > 1:
+        assert (single.valid[sure].sum(1) == double.valid[sure].sum(1)).mean() > 0.9
 
 
 @pytest.mark.slow
@@ -131,19 +181,28 @@ def test_rest_points_of_the_mean_field(x64):
     np.testing.assert_allclose(found.strategy, final, atol=1e-6)
 
 
-def test_a_start_selects_and_has_no_derivative(x64):
-    problem = bn.scenarios.sycophancy(0.7, 0.6).discretize(64)
+@functools.cache
+def from_start():
+    """Derivative of play with respect to the start, and the solution: 4 pairs of 64 models."""
 
-    def solve(share):
+    def solve(share, problem, memory, temperature):
         start = jnp.stack([share, 1 - share])
-        return bn.smooth_equilibrium(problem, 40.0, 0.05, start=start)
-
-    def share_and_all(share):
-        found = solve(share)
+        found = bn.smooth_equilibrium(problem, memory, temperature, start=start)
         return found.strategy[0], found
 
+    return jax.jit(jax.vmap(jax.grad(solve, has_aux=True)))
+
+
+def test_a_start_selects_and_has_no_derivative(x64):
     starts = jnp.asarray([0.0, 0.2, 0.5, 1.0])
-    slopes, found = jax.jit(jax.vmap(jax.grad(share_and_all, has_aux=True)))(starts)
+    rates = np.linspace(0, 1, 64)
+    models = np.stack([np.stack([1 - rates, rates], -1), np.stack([rates, 1 - rates], -1)], 1)
+    truth = bn.scenarios.sycophancy(0.7, 0.6).consequence
+    problem = bn.Problem(truth.probs, models, truth.payoff)
+    problem, terms = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (4, *jnp.shape(x))), (problem, (40.0, 0.05))
+    )
+    slopes, found = from_start()(starts, problem, *terms)
     rows = found.strategies[0, found.valid[0], 0]
     assert len(rows) == 3
     want = [rows[0] if share < rows[1] else rows[2] for share in starts]
@@ -211,13 +270,16 @@ def test_near_a_fold_the_flag_is_raised(x64):
     fold, at = odds[turn], s[sure][turn]
     assert odds[turn - 10] < fold  # the branch below comes up to it
 
-    def solve(odds):
-        start = jnp.asarray([0.0, 1.0])
-        options = {"start": start, "max_equilibria": 1}
-        return bn.smooth_equilibrium(two_model_problem(odds), memory, temperature, **options)
+    def padded(odds):
+        problem = two_model_problem(odds)
+        models = jnp.concatenate([problem.model_probs, jnp.full((62, 2, 2), 0.5)])
+        log_prior = jnp.concatenate([problem.log_prior, jnp.full(62, -jnp.inf)])
+        return bn.Problem(problem.probs, models, problem.payoff, log_prior)
 
     before, far, after = fold - 1e-8, fold - 1.0, fold + 1e-2
-    found = jax.jit(jax.vmap(solve))(jnp.asarray([before, far, after]))
+    problems = jax.vmap(padded)(jnp.asarray([before, far, after, after]))
+    terms = jnp.zeros(4), problems, jnp.full(4, memory), jnp.full(4, temperature)
+    found = row(from_start()(*terms)[1], slice(3))
     assert found.converged.all()
     assert found.near_fold.tolist() == [True, False, False]
     assert found.condition[0] < 0.01 < 0.1 < found.condition[1]
@@ -229,33 +291,9 @@ def test_near_a_fold_the_flag_is_raised(x64):
 # Derivatives.
 
 
-@functools.cache
-def derivative(num_actions, num_models):
-    """Play weighted by action, its derivative with respect to everything, and the solution."""
-    shapes = [(num_actions, 3), (num_models, num_actions, 3), (num_actions, 3), (num_models,)]
-    zeros = [jnp.zeros(shape) for shape in (*shapes, (), (), ())]
-    _, unravel = ravel_pytree(zeros)
-    weights = jnp.arange(1.0, num_actions + 1) ** 2
-
-    def play(flat):
-        probs, models, payoff, log_prior, *terms = unravel(flat)
-        found = solve_one(
-            jax.nn.softmax(probs),
-            jax.nn.softmax(models),
-            payoff,
-            log_prior,
-            *terms,
-            max_equilibria=1,
-        )
-        return weights @ found.strategy, found
-
-    return jax.jit(jax.vmap(jax.value_and_grad(play, has_aux=True)))
-
-
 def check_gradients(num, num_actions, num_models, seed):
     _, args = draw(num, num_actions, num_models, seed=seed, memory=(2, 60))
-    logs = np.log(args[0]), np.log(args[1]), *args[2:6], np.full(num, 0.05)
-    flat = np.concatenate([x.reshape(num, -1) for x in logs], axis=1)
+    flat = flatten((*args[:6], np.full(num, 0.05)))
     along = np.random.default_rng(seed).normal(size=flat.shape)
     along[:, -2:] *= 0.1  # temperature and tremble are small
     along /= np.linalg.norm(along, axis=1, keepdims=True)
@@ -275,7 +313,7 @@ def check_gradients(num, num_actions, num_models, seed):
 
 @pytest.mark.parametrize(("num_actions", "num_models"), [(2, 64), (4, 12)])
 def test_gradients_against_central_differences(x64, num_actions, num_models):
-    assert check_gradients(20, num_actions, num_models, 1) >= 18
+    assert check_gradients(GRADIENTS, num_actions, num_models, 1) >= 18
 
 
 @pytest.mark.slow
@@ -342,9 +380,9 @@ def test_what_did_not_converge_says_so_and_has_no_derivative(x64):
     assert "not converged" in found.summary(problem)
 
 
-def test_traced_nonsense_is_reported():
+def test_traced_nonsense_is_reported(x64):
     _, args = draw(40, 2, 64, memory=(2, 100))
-    args = [x.astype(np.float32) for x in args]
+    args = [x.copy() for x in args]
     problem = bn.Problem(*(x[1] for x in args[:4]))
     bad = [(4, -1.0), (4, np.inf), (5, 0.0), (5, np.nan), (6, 1.5), (6, -0.5), (3, np.nan)]
     bad += [(0, 0.7), (1, np.nan), (2, np.inf)]
@@ -412,14 +450,14 @@ def test_a_batch_equals_a_loop_that_is_compiled_once(x64):
         ({"memory": np.ones(1)}, "`memory` must be a number"),
         ({"temperature": -0.1}, "`temperature` must be positive"),
         ({"exploration": 2.0}, "`exploration` must be a probability"),
-        ({"log_prior": [0.0]}, r"`log_prior` must have shape \(16,\)"),
+        ({"log_prior": [0.0]}, r"`log_prior` must have shape \(2,\)"),
         ({"start": [0.5, 0.6]}, "`start` must sum to one"),
         ({"start": [1.0]}, r"`start` must have shape \(2,\)"),
         ({"max_equilibria": 0}, "`max_equilibria` must be a whole number"),
     ],
 )
 def test_bad_arguments_are_named(options, message):
-    problem = bn.scenarios.sycophancy(0.7, 0.6).discretize(16)
+    problem = bn.Problem(np.eye(2), np.stack([np.eye(2), np.full((2, 2), 0.5)]), np.eye(2))
     with pytest.raises(ValueError, match=message):
         bn.smooth_equilibrium(**{"problem": problem, "memory": 10.0, "temperature": 0.1} | options)
 
@@ -433,7 +471,7 @@ def test_bad_arguments_are_named(options, message):
     ],
 )
 def test_bad_paths_are_named(memory, temperature, message):
-    problem = bn.scenarios.sycophancy(0.7, 0.6).discretize(16)
+    problem = bn.Problem(np.eye(2), np.stack([np.eye(2), np.full((2, 2), 0.5)]), np.eye(2))
     with pytest.raises(ValueError, match=message):
         bn.smooth_path(problem, memory, temperature)
 
@@ -486,14 +524,24 @@ def test_sycophancy_sharpens_to_the_equilibria_of_the_theorem(x64):
     assert text.startswith("memory 20, temperature 0.1: sycophantic 0.")
 
 
-@pytest.mark.parametrize("num", [25, pytest.param(24, marks=pytest.mark.slow)])
+def test_the_monopolist_rests_next_to_its_mixture(x64):
+    problem = bn.scenarios.monopolist().discretize(25)
+    found = bn.smooth_equilibrium(problem, 1e5, 1e-3, max_equilibria=1)
+    assert found.converged
+    play = np.asarray(found.strategy)
+    check_equilibrium(problem, play, np.asarray(found.belief))
+    np.testing.assert_allclose(play, [35 / 36, 1 / 36], atol=0.02)  # the grid is coarse
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [25, 24])
 def test_the_monopolist_sharpens_to_its_mixture(x64, num):
     problem = bn.scenarios.monopolist().discretize(num)
     path = bn.smooth_path(problem, *sharpening())
     assert path.converged.all()
     play = np.asarray(path.strategy[-1])
     check_equilibrium(problem, play, np.asarray(path.belief[-1]))
-    np.testing.assert_allclose(play, [35 / 36, 1 / 36], atol=0.02)  # the grid is coarse
+    np.testing.assert_allclose(play, [35 / 36, 1 / 36], atol=0.02)
     if num == 24:
         assert distance_to_exact(play, bn.equilibria(problem)) < 0.01
 
