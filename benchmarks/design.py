@@ -10,6 +10,8 @@ well. The plain peers are what one writes without bnjax: `jax.vmap` of an optimi
 (or bisection, with two actions) of the same equation from the same start, which differentiates by
 the same theorem; and `scipy.optimize.root`, problem by problem, with gradients by finite
 differences. Plain solves may end on another solution, or on none: "as bnjax" says how many agree.
+Peers in JAX run on as many devices as bnjax; the target is set by Newton's method, as bisection
+knows nothing of which solution is reached.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +222,34 @@ def _peer(
     return harness.Peer(name, run, cells, False, seconds)
 
 
+def _threads(
+    name: str, case: Case, function: Callable[..., Any], devices: int, cells: int
+) -> harness.Peer:
+    """A peer that `shard_map` does not take: a part of the problems, and a thread, a device."""
+    own, shared = len(case.arguments), len(case.shared)
+    program = jax.jit(jax.vmap(function, (0,) * own + (None,) * shared))
+    used = jax.local_devices()[:devices]
+    x64 = bool(jax.config.jax_enable_x64)
+    parts = [np.array_split(x[:cells], devices) for x in case.arguments]
+
+    def prepare(i: int) -> tuple[Callable[[], np.ndarray], float]:
+        own_arguments = (part[i] for part in parts)
+        arguments = [jax.device_put(x, used[i]) for x in (*own_arguments, *case.shared)]
+        return _compiled(program, *arguments)
+
+    runs, seconds = zip(*map(prepare, range(devices)), strict=True)
+    pool = ThreadPoolExecutor(devices)
+
+    def one(run: Callable[[], np.ndarray]) -> np.ndarray:
+        with jax.enable_x64(x64):
+            return run()
+
+    def run() -> np.ndarray:
+        return np.concatenate(list(pool.map(one, runs)))
+
+    return harness.Peer(name, run, cells, False, sum(seconds))
+
+
 def _compiled(function: Any, *args: Any) -> tuple[Callable[[], np.ndarray], float]:
     """As `harness.compiled`, for programs that return the solution first and perhaps more."""
     start = time.perf_counter()
@@ -243,14 +274,18 @@ def _peers(case: Case, few: int, fewer: int) -> list[harness.Peer]:
     peers += [
         _peer("bnjax with gradient", case, first, devices, cells),
         _peer("bnjax with all gradients", case, every, devices, cells),
-        _peer("optimistix Newton, plain", case, newton, 1, few),
-        _peer(
-            "optimistix Newton, plain, with gradient", case, _with_gradient(newton, False), 1, few
+        _threads("optimistix Newton, plain", case, newton, devices, few),
+        _threads(
+            "optimistix Newton, plain, with gradient",
+            case,
+            _with_gradient(newton, False),
+            devices,
+            few,
         ),
     ]
     if case.name.startswith("pair"):
         bisection = _plain(case, bisect=True)
-        peers.append(_peer("optimistix bisection, plain", case, bisection, 1, few))
+        peers.append(_threads("optimistix bisection, plain", case, bisection, devices, few))
     for gradient in (False, True):
         name = "SciPy root" + ", finite differences" * gradient
         count = fewer if not gradient else max(1, fewer // 16)
@@ -276,18 +311,13 @@ def measure(case: Case, runs: int, few: int, fewer: int) -> dict[str, Any]:
         }
         for peer, timing in zip(peers, timings, strict=True)
     ]
-    plain = max(
-        rate
-        for name, rate in rates.items()
-        if name.startswith("optimistix") and "gradient" not in name
-    )
     result = {
         "case": case.name,
         "about": case.about,
         "cells": case.cells,
         "runs": runs,
         "peers": entries,
-        "times_plain": rates["bnjax"] / plain,
+        "times_plain": rates["bnjax"] / rates["optimistix Newton, plain"],
         "gradient_over_forward": rates["bnjax"] / rates["bnjax with gradient"],
         "all_gradients_over_forward": rates["bnjax"] / rates["bnjax with all gradients"],
     }

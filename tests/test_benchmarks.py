@@ -86,3 +86,24 @@ def test_the_benchmark_runs_and_its_peers_agree(options, names, tmp_path):
     if "memory" in report:
         assert report["memory"]["peak_bytes"] > report["memory"]["peak_bytes_before"]
     assert report["machine"]["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("options", "cases"),
+    [(["--only", "pair, float32"], 1), pytest.param([], 4, marks=pytest.mark.slow)],
+)
+def test_the_benchmark_of_designs_runs_and_its_peers_agree(options, cases, tmp_path):
+    out = tmp_path / "report.json"
+    command = [sys.executable, "-m", "benchmarks.design", "--quick", "--out", str(out)]
+    done = subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert len(report["smooth_equilibria"]) == cases
+    for case in report["smooth_equilibria"]:
+        for peer in case["peers"]:
+            assert peer["solves_per_second"] > 0
+            # Plain peers may end on another solution, or on none.
+            assert peer["agreement"] == 1 if "bnjax" in peer["peer"] else peer["agreement"] > 0.5
+    assert report["machine"]["cpu"]

@@ -325,7 +325,8 @@ def _rank(keys: Float[Array, " found"]) -> Array:
 @eqx.filter_jit
 def _follow(problem, memory, temperature, exploration, start) -> SmoothPath:
     def point(start, terms):
-        asked = _Asked(problem, *terms, exploration)
+        memory, temperature = terms
+        asked = _Asked(problem, memory, temperature, exploration)
         smooth = asked.smooth_map()
         chosen = _select(asked, smooth, start)
         strategy = smooth.play(chosen.unknown)
