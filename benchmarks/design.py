@@ -30,6 +30,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import bnjax as bn
+from bnjax.design._evaluate import evaluate
+from bnjax.design._optimize import plan_of
 
 from . import _harness as harness
 
@@ -229,7 +231,7 @@ def _threads(
     own, shared = len(case.arguments), len(case.shared)
     program = jax.jit(jax.vmap(function, (0,) * own + (None,) * shared))
     used = jax.local_devices()[:devices]
-    x64 = bool(jax.config.jax_enable_x64)
+    x64 = bool(jax.config.read("jax_enable_x64"))
     parts = [np.array_split(x[:cells], devices) for x in case.arguments]
 
     def prepare(i: int) -> tuple[Callable[[], np.ndarray], float]:
@@ -357,6 +359,96 @@ def _print(result: dict[str, Any]) -> None:
             print(f"target on 2 idle cores: {what} {wanted:,}: {'met' if met else 'NOT met'}")
 
 
+# Searches
+
+
+def searches(quick: bool) -> list[dict[str, Any]]:
+    """Seconds to a certified design, and what a gradient of a whole objective costs."""
+    steps = {"num_steps": 30, "num_starts": 2, "certified_environments": 9} if quick else {}
+    both = {"p_sycophantic": (0.55, 0.8), "p_honest": (0.55, 0.8)}
+    bounds, sycophancy = bn.design.SupportBounds(), bn.scenarios.sycophancy
+    cases: list[tuple[str, Any, Any, Any, dict[str, Any]]] = [
+        ("multistable sycophancy, support", sycophancy, both, bounds, {}),
+        (
+            "oscillatory sycophancy, support",
+            sycophancy,
+            {"p_sycophantic": (0.2, 0.45), "p_honest": (0.2, 0.45)},
+            bounds,
+            {},
+        ),
+        (
+            "overconfident deception, support",
+            bn.scenarios.deception,
+            {"p_detect": (0.3, 0.9)},
+            bounds,
+            {},
+        ),
+        (
+            "multistable sycophancy, weights only, score",
+            sycophancy,
+            both,
+            bn.design.BetaPrior(),
+            {
+                "threshold": None,
+                "gradient": "score",
+                "objective": bn.design.Objective(cost=0.001),
+                "num_starts": 1,
+                "num_environments": 4,
+                "num_steps": 100,
+            },
+        ),
+    ]
+    found = []
+    for name, scenario, environments, design, options in cases[:1] if quick else cases:
+
+        def search(case: tuple[Any, ...] = (scenario, environments, design, options)) -> Any:
+            *given, options = case
+            start = time.perf_counter()
+            done = bn.design.optimize(*given, **{**steps, **options})
+            return done, time.perf_counter() - start
+
+        _, first = search()
+        result, second = search()  # finds everything compiled
+        found.append(
+            {
+                "case": name,
+                "seconds_with_compilation": first,
+                "seconds": second,
+                "earned": result.earned,
+                "safe_share": float(np.mean(result.after.safe_share)),
+                "cost": float(result.after.cost),
+            }
+        )
+    return found
+
+
+def objective_gradient(runs: int) -> dict[str, float]:
+    """Seconds of the objective of a search, and of it with its gradient, vmapped over starts."""
+    plan = plan_of(
+        bn.scenarios.sycophancy,
+        {"p_sycophantic": (0.55, 0.8), "p_honest": (0.55, 0.8)},
+        bn.design.LogPrior(),
+        objective=None,
+        gradient="implicit",
+        start="any",
+        threshold=1e-3,
+        num_starts=64,
+    )
+    sharp = jax.tree.map(lambda x: x[-1], plan.schedule)
+
+    def value(parameters: jax.Array) -> jax.Array:
+        return plan.objective(evaluate(plan.situation, parameters, sharp, plan.key))
+
+    forward = jax.jit(jax.vmap(value))
+    both = jax.jit(jax.vmap(lambda p: jnp.append(*jax.value_and_grad(value)(p)[::-1])))
+    peers = []
+    for name, function in (("forward", forward), ("with gradient", both)):
+        run, seconds = harness.compiled(function, plan.starts)
+        peers.append(harness.Peer(name, run, 64, True, seconds))
+    one, two = (timing.median for timing in harness.take_turns(peers, runs))
+    return {"forward_seconds": one, "with_gradient_seconds": two, "ratio": two / one}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -380,6 +472,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     results.append(measure(case, runs, min(few, cells), fewer))
                     _print(results[-1])
     report = {"machine": machine, "note": note, "smooth_equilibria": results}
+    if not options.only:
+        report["objective_gradient"] = cost = objective_gradient(runs)
+        print(
+            f"\nobjective of a search with its gradient: {cost['ratio']:.2f} x without (target 4)"
+        )
+        report["searches"] = searches(options.quick)
+        header = ["search", "s, compiling", "s", "earned", "safe", "cost"]
+        rows = [
+            [
+                x["case"],
+                f"{x['seconds_with_compilation']:.1f}",
+                f"{x['seconds']:.1f}",
+                x["earned"],
+                f"{x['safe_share']:.3f}",
+                f"{x['cost']:.3f}",
+            ]
+            for x in report["searches"]
+        ]
+        print(harness.table(header, rows))
     harness.write_json(options.out, report)
     print(f"\nwritten to {options.out}")
 

@@ -106,4 +106,7 @@ def test_the_benchmark_of_designs_runs_and_its_peers_agree(options, cases, tmp_p
             assert peer["solves_per_second"] > 0
             # Plain peers may end on another solution, or on none.
             assert peer["agreement"] == 1 if "bnjax" in peer["peer"] else peer["agreement"] > 0.5
+    if not options:
+        assert report["objective_gradient"]["ratio"] > 1
+        assert all(search["seconds"] > 0 for search in report["searches"])
     assert report["machine"]["cpu"]
