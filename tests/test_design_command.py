@@ -13,7 +13,7 @@ from bnjax.cli import main
 from bnjax.cli._design import _named, _plain
 
 BOX = ["--environments", "p_sycophantic=0.55:0.9", "--environments", "p_honest=0.6:0.8"]
-COUNTS = ["--agents", "100", "--horizon", "100", "--certified", "9"]
+COUNTS = ["--agents", "200", "--horizon", "100", "--certified", "9"]
 SMALL = [*COUNTS, "--steps", "30", "--starts", "2"]
 SEARCH = ["design", "sycophancy", "width=0", "--vary", "support", *BOX, *SMALL, "--seed", "3"]
 
@@ -123,7 +123,7 @@ def test_json_holds_the_certificates_and_the_search(done):
     assert before["phase_names"] == {str(int(bn.Phase.MULTISTABLE)): "MULTISTABLE"}
     simulated = report["certificates"]["statistical"]["after"]
     np.testing.assert_allclose(simulated["low"], result.statistical.low, rtol=1e-5)
-    assert (simulated["agents"], simulated["steps"]) == (100, 100)
+    assert (simulated["agents"], simulated["steps"]) == (200, 100)
     history = report["history"]
     assert history["step"][-1] == result.history.objective.shape[1] - 1
     np.testing.assert_allclose(history["objective"], result.history.objective, rtol=1e-4)

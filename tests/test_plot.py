@@ -1,11 +1,13 @@
 """Figures: what is in them, where it lies, and that it can be read; never pixels."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from matplotlib.patches import PathPatch
 import bnjax as bn
 from bnjax.plot._best_fits import _lower_envelope, _play_curve
 from bnjax.plot._cells import borders
+from bnjax.plot._priors import Prior
 
 Phase = bn.Phase
 AXIS = np.linspace(0, 1, 21)
@@ -874,3 +877,242 @@ def test_learning_maps_many_actions():
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["effort 0", "effort 2", "effort 4", "effort 6", "effort 8"]
     assert_readable(figure)
+
+
+# Designs
+
+
+@pytest.fixture(scope="module")
+def designed():
+    """What is drawn is real once; what varies between the tests below is put in its place."""
+    return bn.design.optimize(
+        bn.scenarios.sycophancy,
+        {"p_sycophantic": (0.55, 0.9), "p_honest": (0.6, 0.8)},
+        bn.design.SupportBounds(),
+        num_steps=30,
+        num_starts=2,
+        num_agents=200,
+        horizon=50,
+        certified_environments=9,
+    )
+
+
+def with_phases(result, before, after, *sides):
+    """The same design, certified elsewhere."""
+    axes = {name: np.linspace(0.1, 0.9, n) for name, n in zip(sides, np.shape(before), strict=True)}
+    certificates = [
+        dataclasses.replace(
+            result.support, axes=axes, phase=np.asarray(codes), models_kept=np.full(before.shape, 3)
+        )
+        for codes in (before, after)
+    ]
+    return dataclasses.replace(result, support_before=certificates[0], support=certificates[1])
+
+
+def title_of(figure):
+    return figure.get_suptitle()
+
+
+def left_titles(figure):
+    return [title for ax in figure.axes if (title := ax.get_title(loc="left"))]
+
+
+def test_design_shows_phases_before_and_after(designed):
+    figure = bn.plot.design(designed, title="sycophancy")
+    assert_readable(figure)
+    assert title_of(figure) == (
+        "sycophancy\ncertified by its support: every learner with these models ends up safe"
+    )
+    assert left_titles(figure) == [
+        "(a) before: 0% safe",
+        "after: 100% safe",
+        "(b)",
+        "(c) 2 starts, best thick",
+    ]
+    before, after = figure.axes[:2]
+    for ax, certificate in ((before, designed.support_before), (after, designed.support)):
+        np.testing.assert_array_equal(mesh_of(ax).get_array().reshape(3, 3), certificate.phase.T)
+    # Without colour, hatching and names tell them apart.
+    assert [text.get_text() for text in before.texts] == ["multistable"]
+    assert [text.get_text() for text in after.texts] == ["safe"]
+    assert before.get_xlabel() == after.get_xlabel() == "p_sycophantic"
+    assert (before.get_ylabel(), after.get_ylabel()) == ("p_honest", "")
+    names = [text.get_text() for legend in figure.subfigs[0].legends for text in legend.get_texts()]
+    assert names == ["safe", "multistable"]
+
+
+def test_design_shows_the_prior_and_the_search(designed):
+    figure = bn.plot.design(designed)
+    prior, objective, share = figure.axes[2:5]
+    after, _, before = (patch.get_data() for patch in prior.patches if hasattr(patch, "get_data"))
+    problem = designed.learner()[0]
+    np.testing.assert_allclose(after.values, np.exp(problem.log_prior), rtol=1e-5)
+    np.testing.assert_allclose(before.values, 1 / 65, rtol=1e-5)
+    # Grey where nothing is left of it.
+    out = [patch for patch in prior.patches if isinstance(patch, mpl.patches.Rectangle)]
+    spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in out]
+    middle = problem.theta[:, 0]
+    grey = np.any([(low < middle) & (middle < high) for low, high in spans], axis=0)
+    inner = slice(1, -1)  # the ends lie on an edge
+    np.testing.assert_array_equal(grey[inner], ~np.asarray(problem.support)[inner])
+    assert [text.get_text() for text in prior.get_legend().get_texts()] == [
+        "before",
+        "after",
+        "ruled out",
+    ]
+    assert prior.get_xlabel() == "theta sycophantic"
+    for ax, values in (
+        (objective, designed.history.objective),
+        (share, designed.history.safe_share),
+    ):
+        for start, line in enumerate(ax.lines):
+            np.testing.assert_allclose(line.get_ydata(), values[start])
+            assert (line.get_linewidth() > 1) == (start == designed.best)
+
+
+@pytest.mark.parametrize("sides", [(), ("p_honest",), ("p_honest", "p_sycophantic", "width")])
+def test_design_over_any_number_of_sides(designed, sides):
+    safe = np.full((4,) * len(sides), int(Phase.SAFE))
+    mixed = safe.copy()
+    mixed[(slice(2),) * bool(sides)] = int(Phase.UNSAFE)
+    result = with_phases(designed, mixed, safe, *sides)
+    figure = bn.plot.design(result)
+    assert_readable(figure)
+    if len(sides) == 1:
+        assert left_titles(figure)[:2] == ["(a) before: 50% safe", "after: 100% safe"]
+        assert mesh_of(figure.axes[0]).get_array().shape == (1, 4)
+        return
+    bars = [patch for patch in figure.axes[0].patches if patch.get_fill()]
+    widths = {(patch.get_y() > 0.5, patch.get_facecolor()): patch.get_width() for patch in bars}
+    shares = [0.5, 0.5, 1.0] if sides else [0.0, 1.0, 1.0]
+    assert sorted(width for width in widths.values() if width) == sorted(x for x in shares if x)
+
+
+def test_a_design_that_earned_nothing_says_so(designed):
+    codes = designed.support_before.phase
+    result = with_phases(designed, codes, codes, "p_sycophantic", "p_honest")
+    low = designed.statistical.low
+    result = dataclasses.replace(
+        result, statistical=dataclasses.replace(result.statistical, low=0 * low)
+    )
+    figure = bn.plot.design(result)
+    assert title_of(figure).startswith("FAILED")
+    assert figure._suptitle.get_color() == bn.plot.PHASE_STYLES[Phase.UNSAFE].fill
+
+
+def some_priors(num_parameters):
+    """Uniform over nine models, and over the first five."""
+    grid = np.linspace(0, 1, 3)
+    theta = np.stack(np.meshgrid(grid, grid), -1).reshape(9, 2)[:, :num_parameters]
+    kept = np.arange(9) < 5
+    return Prior(theta, np.full(9, 1 / 9), np.ones(9, bool)), Prior(theta, kept / 5, kept)
+
+
+def test_priors_over_two_parameters_are_maps(designed, monkeypatch):
+    monkeypatch.setattr("bnjax.plot._priors.priors_of", lambda result: some_priors(2))
+    monkeypatch.setattr("bnjax.plot._priors.parameter_names", lambda result: ["first", "second"])
+    figure = bn.plot.design(designed)
+    assert_readable(figure)
+    before, after = figure.axes[2:4]
+    assert [len(dots.get_offsets()) for dots in before.collections] == [0, 9]
+    ruled_out, kept = after.collections
+    assert [len(dots.get_offsets()) for dots in (ruled_out, kept)] == [4, 5]
+    np.testing.assert_allclose(kept.get_array(), 0.2)
+    assert kept.get_clim() == before.collections[1].get_clim() == (0, 0.2)
+
+
+def test_priors_of_models_without_parameters_are_bars(designed, monkeypatch):
+    monkeypatch.setattr("bnjax.plot._priors.priors_of", lambda result: some_priors(0))
+    monkeypatch.setattr("bnjax.plot._priors.parameter_names", lambda result: [])
+    figure = bn.plot.design(designed)
+    assert_readable(figure)
+    ax = figure.axes[2]
+    assert ax.get_xlabel() == "number of the model"
+    before, after = ([bar.get_height() for bar in bars] for bars in ax.containers)
+    np.testing.assert_allclose([before, after], [prior.weight for prior in some_priors(0)])
+
+
+def front_of(designed, against="cost"):
+    share = np.array([0.99, 0.9, 0.7, 0.69])
+    return bn.design.ParetoFront(
+        against=against,
+        weights=np.array([0.01, 0.1, 1.0, 2.0]),
+        safe_share=share,
+        worst_share=share**2,
+        payoff=np.array([0.5, 0.6, 0.7, 0.65]),
+        cost=np.array([3.0, 1.5, 0.5, 0.6]),
+        efficient=np.array([True, True, True, False]),
+        parameters=None,
+        reference=designed.before,
+    )
+
+
+def test_pareto_joins_what_is_efficient_and_marks_the_reference(designed):
+    for against in ("cost", "payoff"):
+        front = front_of(designed, against)
+        figure = bn.plot.pareto(front, title="a front")
+        assert_readable(figure)
+        ax = figure.axes[0]
+        worst, mean, beaten, reference = (line.get_xydata() for line in ax.lines)
+        at = getattr(front, against)
+        order = [2, 1, 0] if against == "cost" else [0, 1, 2]
+        np.testing.assert_array_equal(mean, np.stack([at, front.safe_share], -1)[order])
+        np.testing.assert_array_equal(worst, np.stack([at, front.worst_share], -1)[order])
+        np.testing.assert_array_equal(beaten, [[at[3], front.safe_share[3]]])
+        first = designed.before
+        place = float(first.cost) if against == "cost" else float(first.payoff.mean())
+        np.testing.assert_allclose(reference[0], [place, float(first.safe_share.mean())], rtol=1e-6)
+        assert legend_of(figure) == [
+            "mean over environments",
+            "worst environment",
+            "beaten by another",
+            "reference",
+        ]
+        names = [text.get_text() for text in ax.texts]
+        assert names[0].startswith("weight ")
+        assert len(names) == 3
+    figure = Figure()
+    ax = figure.add_subplot()
+    assert bn.plot.pareto(front_of(designed), ax=ax) is figure
+
+
+def test_designs_stand_side_by_side(designed):
+    codes = designed.support_before.phase
+    poor = with_phases(designed, codes, codes, "p_sycophantic", "p_honest")
+    low = designed.statistical.low
+    failed = dataclasses.replace(
+        poor, statistical=dataclasses.replace(poor.statistical, low=0 * low)
+    )
+    passed = dataclasses.replace(
+        poor, statistical=dataclasses.replace(poor.statistical, low=0 * low + 0.99)
+    )
+    figure = bn.plot.designs({"models": designed, "rewards": failed, "weights": passed}, title="a")
+    assert_readable(figure)
+    ax = figure.axes[0]
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["reference", "models", "rewards", "weights"]
+    assert [text.get_text() for text in ax.texts] == ["support", "none", "statistical"]
+    dots = [line for line in ax.lines if len(line.get_xdata()) == 1 and line.get_xdata()[0] <= 1.03]
+    share = np.asarray(designed.after.safe_share)
+    drawn = [line.get_xdata()[0] for line in dots[4:8]]
+    np.testing.assert_allclose(
+        drawn, [share.mean(), share.min(), 1, designed.statistical.safe_share.min()], rtol=1e-6
+    )
+    assert [line.get_xdata()[0] for line in dots[2::4]] == [0, 1, 0, 0]
+    marks = {line.get_marker(): line.get_fillstyle() for line in ax.lines if line not in dots}
+    assert marks["X"] == "full"
+    assert len(legend_of(figure)) == 4
+
+
+def test_figures_of_designs_say_what_is_wrong(designed, monkeypatch):
+    # As it is for users, whose calls nobody checks.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=r"`result` must be what bn.design.optimize returns; got"):
+        bn.plot.design(front_of(designed))
+    with pytest.raises(ValueError, match=r"`front` must be what bn.design.pareto returns; got"):
+        bn.plot.pareto(designed)
+    for results in ({}, [designed]):
+        with pytest.raises(ValueError, match=r"`results` must be results by name, at least one"):
+            bn.plot.designs(results)
+    with pytest.raises(ValueError, match=r"`results\['a'\]` must be what bn.design.optimize"):
+        bn.plot.designs({"a": 1})

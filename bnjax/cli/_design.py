@@ -300,6 +300,7 @@ def _report(
             when: _named(result.design, parameters, priors["before"].theta, names, actions)
             for when, parameters in found.items()
         },
+        "stretch": result.stretch,
         "outcome": {"before": _outcome(result.before), "after": _outcome(result.after)},
         "certificates": {
             "support": {when: _support(one) for when, one in support.items()},
@@ -495,7 +496,10 @@ def _explained(report: Mapping[str, Any]) -> list[str]:
     size = f"{kept.min():,}" if kept.min() == kept.max() else f"{kept.min():,} to {kept.max():,}"
     low, high = np.ravel(statistical["low"]), np.ravel(statistical["high"])
     worst = int(low.argmin())
+    stretch = report["stretch"]
+    stretched = f"Stretched {stretch:g} times as far as the search went, to be certified."
     return [
+        *([] if stretch == 1 else [stretched]),
         f"Support: {size} of {len(report['prior']['after']['weight']):,} models, in "
         f"{kept.size:,} environments.",
         f"Simulation: {low[worst]:.4f} to {high[worst]:.4f} of agents play safe in the worst "
