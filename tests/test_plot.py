@@ -20,7 +20,7 @@ from matplotlib.patches import PathPatch
 import bnjax as bn
 from bnjax.plot._best_fits import _lower_envelope, _play_curve
 from bnjax.plot._cells import borders
-from bnjax.plot._priors import Prior
+from bnjax.plot._priors import Prior, parameter_names
 
 Phase = bn.Phase
 AXIS = np.linspace(0, 1, 21)
@@ -1030,6 +1030,12 @@ def test_priors_of_models_without_parameters_are_bars(designed, monkeypatch):
     assert ax.get_xlabel() == "number of the model"
     before, after = ([bar.get_height() for bar in bars] for bars in ax.containers)
     np.testing.assert_allclose([before, after], [prior.weight for prior in some_priors(0)])
+
+
+def test_parameters_are_those_that_a_design_can_give_the_models(designed):
+    assert parameter_names(designed) == ["theta sycophantic"]
+    width = dataclasses.replace(designed, design=bn.design.Width(), parameters=jnp.zeros(()))
+    assert parameter_names(width) == ["theta sycophantic", "theta honest"]
 
 
 def front_of(designed, against="cost"):

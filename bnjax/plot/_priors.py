@@ -53,9 +53,13 @@ def _prior(problem: Any) -> Prior:
 
 def parameter_names(result: DesignResult) -> list[str]:
     """Names of the models' parameters, as the scenario has them: a grid of models has lost them."""
-    environments = result.situation.environments
-
-    problem = eqx.filter_eval_shape(environments.scenario, **environments.arguments())
+    situation = result.situation
+    environments = situation.environments
+    # As the search has them, traced: a scenario may have fewer parameters at a number it knows.
+    given = result.design.arguments(result.parameters)
+    traced = {name: jnp.zeros(()) for name in environments.box} | given
+    arguments = {**environments.fixed, **traced}
+    problem = eqx.filter_eval_shape(environments.scenario, **arguments)
     return [words(name) for name in problem.parameter_names]
 
 
