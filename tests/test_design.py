@@ -116,6 +116,8 @@ def test_together_adds_up(problem):
     np.testing.assert_allclose(after.log_prior, alone.log_prior, rtol=1e-6)
     np.testing.assert_allclose(after.payoff, 2 * problem.payoff, rtol=1e-6)
     np.testing.assert_allclose(design.exploration(moved, jnp.zeros(())), 0.5, rtol=1e-6)
+    nested = D.Together(D.Together(D.LogPrior(), D.Exploration(0.5)), D.RewardScale())
+    assert len(nested.designs) == 3
     cost = design.cost(moved, reference, problem, after)
     apart = D.divergence(alone.log_prior, problem.log_prior) + 0.8 + np.log(2)
     np.testing.assert_allclose(cost, apart, rtol=1e-5)
@@ -156,7 +158,7 @@ def test_unrolled_sees_selection_where_implicit_is_blind(x64):
 
         def share(log_odds, made=made):
             parameters = jnp.stack([-0.5 * log_odds, 0.5 * log_odds])
-            found = evaluate(made.situation, parameters, sharp(20.0, 0.1), made.key)
+            found = evaluate(made.situation, parameters, sharp(20.0, 0.25), made.key)
             return found.safe_share[0]
 
         values[gradient] = jax.jit(jax.value_and_grad(share))
@@ -189,7 +191,7 @@ def test_gradient_of_an_objective_is_its_slope(x64):
     @jax.jit
     def value(flat):
         parameters = flat[:2], flat[2]
-        return objective(evaluate(made.situation, parameters, sharp(20.0, 0.1), made.key))
+        return objective(evaluate(made.situation, parameters, sharp(20.0, 0.25), made.key))
 
     at = jnp.asarray([0.3, -0.2, 0.2])
     exact = jax.jit(jax.grad(value))(at)
@@ -266,6 +268,38 @@ def test_a_design_that_fails_says_so():
     )
 
 
+def test_trembles_do_not_spoil_a_statistical_certificate():
+    result = D.optimize(
+        bn.scenarios.sycophancy,
+        {"p_sycophantic": 0.3, "p_honest": 0.7},
+        D.Exploration(0.5),
+        exploration=0.2,
+        **SMALL,
+        **FEW,
+    )
+    assert result.statistical_before.holds
+    assert result.statistical_before.safe_share.min() > 0.97
+
+
+def test_payoffs_may_be_all_that_varies():
+    """Divergences are shared by all cells, payoffs are not."""
+    result = D.optimize(
+        bn.scenarios.deception,
+        {"gain": (0.5, 1.0)},
+        D.RewardScale(),
+        num_steps=3,
+        num_starts=2,
+        **FEW,
+    )
+    assert np.isfinite(result.history.objective).all()
+    # What is paid in other units is the same to a learner.
+    np.testing.assert_allclose(
+        result.history.objective[0, 0],
+        result.history.objective[1, 0] + 0.01 * abs(float(result.history.cost[1, 0])),
+        atol=1e-4,
+    )
+
+
 def test_nonfinite_objectives_stop_the_search():
     def bad(evaluation):
         share = evaluation.safe_share.mean()
@@ -303,6 +337,8 @@ def test_nonfinite_objectives_stop_the_search():
         ({"design": D.Exploration(0.1), "exploration": 0.3}, "exploration"),
         ({"design": D.BetaPrior(parameter=3)}, "parameter"),
         ({"threshold": 2.0}, "threshold"),
+        ({"design": D.Argument("p_honest", 0.1, 0.9)}, "both designed"),
+        ({"design": D.Argument("p_sycophantic", -1.0, 2.0)}, "p_sycophantic"),
         ({"num_starts": 0}, "num_starts"),
         ({"scenario": bn.scenarios.coin, "environments": {}}, "safe"),
     ],

@@ -295,7 +295,7 @@ def _report(
         "precision": str(result.situation.exploration.dtype),
         "versions": {"bnjax": __version__, "jax": jax.__version__, "numpy": np.__version__},
         "earned": result.earned,
-        "verdict": result.summary().splitlines()[0],
+        "verdict": result.headline,
         "design": {
             when: _named(result.design, parameters, priors["before"].theta, names, actions)
             for when, parameters in found.items()

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from numpy.typing import NDArray
 
 from ..belief import AbstractMemory, PerfectMemory
 from ..equilibrium import Phase, certify
 from ..equilibrium._public import solve_all
-from ..learning import simulate
+from ..learning import Outcome, simulate
 from ..learning._outcome import share_of
 from ..problem import AbstractFiniteProblem
 from ..response import AbstractPolicy, BestResponse
@@ -68,10 +68,11 @@ class StatisticalCertificate:
     Parameters
     ----------
     axes : values along each side of the grid of environments.
-    safe_share : [grid] mean share of safe actions in the second half of the run.
-    low, high : [grid] Clopper-Pearson interval for the probability that an agent plays
-        safe in at least 99 % of the second half (leaving trembles aside); all of them hold together
-        with 99 % probability (Bonferroni).
+    safe_share : [grid] mean share of safe actions that agents intend in the second half of the run
+        (what is played, less the trembles to be expected).
+    low, high : [grid] Clopper-Pearson interval for the probability that an agent plays safe: that
+        it intends one safe action throughout the second half, or safe ones in at least 99 % of it;
+        all intervals hold together with 99 % probability (Bonferroni).
     num_agents, num_steps : of the population in each environment.
     policy, memory : of its agents.
     required : what every ``low`` has to reach.
@@ -185,16 +186,14 @@ def statistical_certificate(
     """Simulate the hard policy with the design's prior in every environment of the grid."""
     policy = BestResponse() if policy is None else policy
     memory = PerfectMemory() if memory is None else memory
-    safe = np.asarray(
-        _safe_shares(situation, parameters, threshold, key, policy, memory, num_agents, num_steps),
-        np.float64,
-    )
+    given = situation, parameters, threshold, key, policy, memory, num_agents, num_steps
+    safe, locked = (np.asarray(x) for x in _safe_shares(*given))
     shape = tuple(len(axis) for axis in axes.values())
     level = 1 - (1 - LEVEL) / len(safe)
-    shares = [share_of(row >= _SAFE_PLAY, level) for row in safe]
+    shares = [share_of(row, level) for row in locked | (safe >= _SAFE_PLAY)]
     return StatisticalCertificate(
         axes,
-        safe.mean(1).reshape(shape),
+        safe.mean(1, dtype=np.float64).reshape(shape),
         np.asarray([share.low for share in shares]).reshape(shape),
         np.asarray([share.high for share in shares]).reshape(shape),
         num_agents,
@@ -215,10 +214,11 @@ def _safe_shares(
     memory: AbstractMemory,
     num_agents: int,
     num_steps: int,
-) -> Float[Array, "environments agents"]:
-    """Share of safe actions that each agent intends in the second half."""
+) -> tuple[Float[Array, "environments agents"], Bool[Array, "environments agents"]]:
+    """Share of safe actions that each agent intends in the second half; which keep to one."""
+    key = jax.random.fold_in(key, 3)  # other lives than those that the search has looked at
 
-    def one(args: tuple[dict[str, Array], Array]) -> Array:
+    def one(args: tuple[dict[str, Array], Array]) -> tuple[Array, Array]:
         point, index = args
         problem, exploration = hardened(situation, parameters, point, threshold)
         done = simulate(
@@ -234,7 +234,8 @@ def _safe_shares(
         played = jnp.sum(jnp.where(problem.safe, done.late_frequency, 0.0), -1)
         # Trembles are uniform: of what is intended, this many are left.
         even = exploration * problem.safe.mean(dtype=played.dtype)
-        return (played - even) / jnp.where(exploration < 1, 1 - exploration, 1.0)
+        share = (played - even) / jnp.where(exploration < 1, 1 - exploration, 1.0)
+        return share, (done.outcome == int(Outcome.LOCKED)) & problem.safe[done.intended]
 
     indices = jnp.arange(situation.num_points, dtype=jnp.int32)
     return lax.map(one, (situation.points, indices))

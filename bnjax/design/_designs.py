@@ -557,7 +557,9 @@ class Together(AbstractDesign):
     def __init__(self, *designs: AbstractDesign):
         if not designs or not all(isinstance(d, AbstractDesign) for d in designs):
             raise ValueError(f"`designs` must be designs, at least one; got {designs!r}.")
-        self.designs = designs
+        # Those inside one another count as one, so that no divergence is counted twice.
+        nested = [d.designs if isinstance(d, Together) else (d,) for d in designs]
+        self.designs = tuple(design for group in nested for design in group)
 
     def init(
         self, problem: AbstractFiniteProblem, arguments: Arguments, exploration: Float[Array, ""]

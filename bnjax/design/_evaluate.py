@@ -50,7 +50,7 @@ class Evaluation(eqx.Module):
 
 
 class Sharpness(NamedTuple):
-    """How smooth play is: memory (observations) and temperature (units of payoff)."""
+    """How smooth play is: memory (observations) and temperature (of the range of payoffs)."""
 
     memory: Array
     temperature: Array
@@ -159,13 +159,15 @@ def _play(
 ) -> tuple[Array, Array]:
     """Intended play [A], and whether it is what it is meant to be."""
     memory, temperature = sharp
+    payoffs, believed = problem.subjective_payoffs(), problem.support[:, None]
+    size = jnp.max(jnp.where(believed, payoffs, -jnp.inf)) - jnp.min(
+        jnp.where(believed, payoffs, jnp.inf)
+    )
+    temperature = temperature * jnp.where(size > 0, size, 1.0)
+    sharp = Sharpness(memory, temperature)
     if situation.gradient != "score":
         rest = _rest if situation.gradient == "implicit" else _flow
-        prior = jnp.matmul(
-            jnp.exp(problem.log_prior),
-            problem.subjective_payoffs(),
-            precision=lax.Precision.HIGHEST,
-        )
+        prior = jnp.matmul(jnp.exp(problem.log_prior), payoffs, precision=lax.Precision.HIGHEST)
         starts = jax.nn.softmax(prior / temperature)[None]
         if situation.start == "any":
             starts = jnp.concatenate([starts, jnp.eye(problem.num_actions, dtype=starts.dtype)])

@@ -19,7 +19,7 @@ from ..belief import AbstractMemory
 from ..problem import AbstractProblem
 from ..response import AbstractPolicy
 from ._certificates import REQUIRED, statistical_certificate, support_certificate
-from ._designs import AbstractDesign
+from ._designs import AbstractDesign, Argument, Together
 from ._environments import Environments, check_domain, environments_of
 from ._evaluate import GRADIENTS, STARTS, Evaluation, Objective, Sharpness, Situation, evaluate
 from ._results import DesignResult, History
@@ -59,7 +59,7 @@ def optimize(
     gradient: str = "implicit",
     start: str | None = None,
     memory: ArrayLike | Sequence[float] = (2.0, 100.0),
-    temperature: ArrayLike | Sequence[float] | None = None,
+    temperature: ArrayLike | Sequence[float] = (0.3, 0.03),
     exploration: ArrayLike = 0.0,
     num_steps: int = 200,
     num_starts: int = 8,
@@ -111,9 +111,9 @@ def optimize(
         that and from every action, of which the least safe result counts: what a certificate by
         support asks for. Default: "any", but "prior" where nothing can be ruled out
         (``threshold=None``) or play is simulated.
-    memory, temperature : of smooth play, in observations and in units of payoff: a number, or
-        (first, last), between which it runs geometrically. Default temperature: 0.3 to 0.03 times
-        the range of payoffs that models expect.
+    memory, temperature : of smooth play, in observations, and as a share of the range of payoffs
+        that the models expect (so that paying more is not by itself sharper play): a number, or
+        (first, last), between which it runs geometrically.
     exploration : probability of a tremble in the reference.
     num_steps, num_starts : steps of the search, and starts.
     num_environments : points of the box that the search looks at: at most so many, on a grid,
@@ -274,7 +274,7 @@ def plan_of(
     threshold: float | None,
     num_starts: Any,
     memory: Any = (2.0, 100.0),
-    temperature: Any = None,
+    temperature: Any = (0.3, 0.03),
     exploration: Any = 0.0,
     num_steps: Any = 200,
     num_environments: Any = 16,
@@ -310,14 +310,11 @@ def plan_of(
     check_domain(given, points)
     dtype = problem.log_prior.dtype
     tremble = check_exploration(exploration).astype(dtype)
-    arguments = given.arguments()
-    reference = design.init(problem, arguments, tremble)
+    reference = design.init(problem, given.arguments(), tremble)
+    _check_arguments(given, design, reference)
     situation = Situation(
         given, points, design, reference, tremble, gradient, start, threshold, population
     )
-    if temperature is None:
-        size = float(np.ptp(np.asarray(problem.subjective_payoffs())))
-        temperature = 0.3 * (size or 1.0), 0.03 * (size or 1.0)
     schedule = Sharpness(
         _annealed("memory", memory, num_steps, dtype),
         _annealed("temperature", temperature, num_steps, dtype),
@@ -333,6 +330,24 @@ def plan_of(
         optimizer = optax.adam(learning_rate, b2=0.9, eps=1e-15)
     starts = _starts(design, reference, num_starts, jax.random.fold_in(key, 1))
     return Plan(situation, objective, optimizer, schedule, starts, key, tolerance)
+
+
+def _check_arguments(environments: Environments, design: AbstractDesign, reference: Any) -> None:
+    """Refuse designs of what the environments decide, or beyond the domain of the scenario."""
+    for name in design.arguments(reference):
+        if name in environments.box:
+            raise ValueError(
+                f"`{name}` cannot be both designed and given bounds in `environments`: either the "
+                "designer sets it, or the world does."
+            )
+    parts = design.designs if isinstance(design, Together) else (design,)
+    values = environments.arguments()
+    middle = {name: values[name] for name in environments.box}
+    for part in parts:
+        if isinstance(part, Argument):
+            for bound in (part.low, part.high):
+                # At the host, where the scenario can say what is wrong with it.
+                environments.make(middle, {part.name: bound})
 
 
 def check_start(start: str | None, gradient: str, can_rule_out: bool) -> str:
@@ -406,12 +421,13 @@ def search(
 ) -> Searched:
     """Climb from every start; ``batched``: with an objective of its own each."""
     parameters = plan.starts
-    given = plan.situation, objective, plan.optimizer, plan.key
+    given = plan.situation, objective, plan.optimizer, jax.random.fold_in(plan.key, 2)
     state = jax.vmap(plan.optimizer.init)(parameters)
     num_steps = plan.schedule.memory.shape[0]
     annealed = round(_ANNEALED * num_steps)
     parts: list[History] = []
     best_before = -np.inf
+    kept: Any = None
     # Chunks of one length: one compilation, and a second for a last one that is shorter.
     for begin in range(0, num_steps, _CHUNK):
         part = slice(begin, begin + _CHUNK)
@@ -424,14 +440,31 @@ def search(
         done = min(begin + _CHUNK, num_steps)
         if progress is not None:
             progress(done, num_steps)
+        if begin >= annealed:
+            kept = _better(kept, parts[-1].objective, seen)
         best = float(parts[-1].objective[:, -1].max())
         if begin >= annealed and best - best_before < plan.tolerance:
             break
         best_before = best if begin >= annealed else -np.inf
     sharp = Sharpness(plan.schedule.memory[-1:], plan.schedule.temperature[-1:])
-    _, last, _ = _climb(*given, (parameters, state), sharp, jnp.int32(num_steps), batched)
+    last, seen = _climb(*given, (parameters, state), sharp, jnp.int32(num_steps), batched)[1:]
+    kept = _better(kept, np.asarray(last.objective), seen)
     whole_history = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
-    return Searched(parameters, np.asarray(last.objective[:, -1]), whole_history)
+    return Searched(kept[1], kept[0], whole_history)
+
+
+def _better(kept: Any, objective: np.ndarray, seen: Any) -> tuple[np.ndarray, Any]:
+    """The best objective of every start at full sharpness, and where: play may jump at the end."""
+    step, starts = objective.argmax(1), np.arange(len(objective))
+    value, where = objective[starts, step], jax.tree.map(lambda x: x[starts, step], seen)
+    if kept is None:
+        return value, where
+    new = value > kept[0]
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(new.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return np.where(new, value, kept[0]), jax.tree.map(pick, where, kept[1])
 
 
 @eqx.filter_jit
@@ -473,7 +506,7 @@ def _climb(
             )
             return (later, state), (seen, parameters)
 
-        numbers = begin + 2 + jnp.arange(sharp.memory.shape[0], dtype=jnp.int32)
+        numbers = begin + jnp.arange(sharp.memory.shape[0], dtype=jnp.int32)
         carry, (history, seen) = lax.scan(step, (parameters, state), (sharp, numbers))
         return carry, history, seen
 

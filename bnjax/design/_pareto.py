@@ -103,8 +103,7 @@ def pareto(
     scenario, environments, design, gradient, start, threshold, num_starts, progress : as for
         `optimize`.
     against : "cost" or "payoff".
-    weights : [W] of it. Default: nine from 0.001 to 3, for payoff in units of the range of payoffs
-        that models expect.
+    weights : [W] of it. Default: nine from 0.001 to 3.
     objective : the rest of the objective. Default: ``Objective()``.
     options : others of `optimize` that say how to search: ``memory``, ``temperature``,
         ``exploration``, ``num_steps``, ``num_environments``, ``learning_rate``, ``optimizer``,
@@ -150,8 +149,7 @@ def pareto(
         **options,
     )
     base = Objective() if objective is None else objective
-    scale = float(plan.schedule.temperature[0]) / 0.3 if against == "payoff" else 1.0
-    values = np.geomspace(1e-3, 3.0, 9) / scale if weights is None else weights
+    values = np.geomspace(1e-3, 3.0, 9) if weights is None else weights
     values = np.asarray(as_float("weights", values), np.float64).reshape(-1)
     if not values.size or not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(f"`weights` must be finite positive numbers; got {weights!r}.")

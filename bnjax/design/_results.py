@@ -83,6 +83,11 @@ class DesignResult:
             return "support"
         return "statistical" if self.statistical.holds else "none"
 
+    @property
+    def headline(self) -> str:
+        """What has been earned, in words."""
+        return _HEADLINE[self.earned]
+
     def learner(self, hard: bool = True, **arguments: Any) -> tuple[AbstractFiniteProblem, Array]:
         """The designed problem and exploration, in one environment.
 
@@ -117,7 +122,7 @@ class DesignResult:
         -------
         str
         """
-        lines = [_HEADLINE[self.earned]]
+        lines = [self.headline]
         for name, values in _parameters(self.design, self.parameters).items():
             lines.append(f"{name}: {values}")
         if self.stretch != 1:

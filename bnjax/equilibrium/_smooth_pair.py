@@ -289,8 +289,8 @@ def _terms(given, memory, temperature, exploration) -> tuple[_Terms, Bool[Array,
     # Logit play gives every action a positive probability.
     usable = support & (jnp.maximum(*kl) < 0.125 * most)
     prior = jnp.where(usable, log_prior, 0.0)
-    lanes = jnp.broadcast_shapes(*(x.shape[1:] for x in (kl[0], log_prior)), memory.shape)
-    lanes = jnp.broadcast_shapes(lanes, temperature.shape)
+    batches = [x.shape[1:] for x in (kl[0], payoffs[0], log_prior)]
+    lanes = jnp.broadcast_shapes(*batches, memory.shape, temperature.shape)
     wide = (log_prior.shape[0], *lanes)
 
     def log_weight(kl):

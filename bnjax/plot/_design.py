@@ -55,7 +55,7 @@ def design(result: DesignResult, *, title: str | None = None) -> Figure:
     named = _draw_phases(left, result)
     draw_priors(upper, result)
     _draw_search(lower, result)
-    earned = result.summary().splitlines()[0]
+    earned = result.headline
     lines = [*textwrap.wrap(title or "", 100), earned]
     above = figure.suptitle("\n".join(lines), fontsize=FONT + 1)
     if result.earned == "none":
