@@ -200,6 +200,47 @@ def test_gradient_of_an_objective_is_its_slope(x64):
     np.testing.assert_allclose(exact, differences, rtol=1e-6, atol=1e-8)
 
 
+def test_gradient_is_the_slope_where_models_are_being_ruled_out(x64):
+    made = plan(
+        bn.scenarios.sycophancy,
+        {"p_sycophantic": 0.6, "p_honest": (0.5, 0.7)},
+        D.BetaPrior(),
+        num_environments=2,
+        threshold=1e-2,
+        start="any",
+    )
+
+    @jax.jit
+    def value(parameters):
+        return evaluate(made.situation, parameters, sharp(20.0, 0.3), made.key).safe_share.mean()
+
+    at = jnp.asarray([0.4, 1.2])
+    exact = jax.jit(jax.grad(value))(at)
+    steps = 1e-5 * np.eye(2)
+    differences = [(value(at + h) - value(at - h)) / 2e-5 for h in steps]
+    np.testing.assert_allclose(exact, differences, rtol=1e-6, atol=1e-9)
+    assert abs(exact).min() > 1e-4
+
+
+def test_width_and_prior_can_be_designed_together():
+    """Of a width that is traced, a scenario makes models with two parameters."""
+    design = D.Together(D.BetaPrior(parameter=1), D.Width())
+    made = plan(bn.scenarios.sycophancy, {"p_honest": (0.5, 0.7)}, design, num_environments=2)
+    found = eqx.filter_jit(evaluate)(
+        made.situation, made.situation.reference, sharp(5.0, 0.3), made.key
+    )
+    assert np.isfinite(found.safe_share).all()
+
+
+def test_bribes_are_no_payoff():
+    made = plan(bn.scenarios.deception, {"p_detect": 0.3}, D.Argument("honest_payoff", 0.0, 100.0))
+    looked = [
+        evaluate(made.situation, jnp.asarray(x), sharp(5.0, 0.3), made.key).best_payoff
+        for x in (0.002, 1.0)
+    ]
+    np.testing.assert_allclose(*looked)
+
+
 def test_objective_counts_what_it_says():
     evaluation = D.Evaluation(
         safe_share=jnp.asarray([0.2, 0.6]),
@@ -337,6 +378,15 @@ def test_nonfinite_objectives_stop_the_search():
         ({"design": D.Exploration(0.1), "exploration": 0.3}, "exploration"),
         ({"design": D.BetaPrior(parameter=3)}, "parameter"),
         ({"threshold": 2.0}, "threshold"),
+        ({"num_agents": 100}, "num_agents"),
+        ({"design": D.Together(D.Width(), D.Width())}, "once"),
+        (
+            {
+                "scenario": bn.scenarios.deception,
+                "environments": {"detect_lower": (0.0, 0.3)},
+            },
+            "same in all",
+        ),
         ({"design": D.Argument("p_honest", 0.1, 0.9)}, "both designed"),
         ({"design": D.Argument("p_sycophantic", -1.0, 2.0)}, "p_sycophantic"),
         ({"num_starts": 0}, "num_starts"),
@@ -408,5 +458,5 @@ def test_a_design_of_ones_own_and_several_actions():
         **FEW,
     )
     assert result.earned == "support"
-    assert result.support.method == "certify"
+    assert "9 of 9 proved" in result.support.method
     assert result.support.models_kept.max() == 2

@@ -40,8 +40,8 @@ class SupportCertificate:
     phase : [grid] codes of `bnjax.Phase`.
     models_kept : [grid] how many models the hard design leaves.
     exploration : with which it holds.
-    method : "exact", or "certify" where more than two actions were put to
-        `bnjax.certify`, at fewer environments.
+    method : "exact" for two actions; for more, that of `bnjax.phase`, and at how many environments
+        `bnjax.certify` has proved it.
     """
 
     axes: dict[str, NDArray[np.float64]]
@@ -135,7 +135,8 @@ def support_certificate(
     phases = np.asarray(phase, np.int64)
     method = "exact"
     if _num_actions(situation, parameters) > 2:
-        phases, method = _certified(situation, parameters, threshold, phases), "certify"
+        phases, proved = _certified(situation, parameters, threshold, phases)
+        method = f"bounds; {proved} of {len(phases)} proved by certify"
     return SupportCertificate(
         axes,
         phases.reshape(shape),
@@ -152,7 +153,7 @@ def _num_actions(situation: Situation, parameters: Any) -> int:
 
 def _certified(
     situation: Situation, parameters: Any, threshold: float | None, phases: NDArray[np.int64]
-) -> NDArray[np.int64]:
+) -> tuple[NDArray[np.int64], int]:
     """Phases in which what the batched solver calls safe, or cannot decide, is proved on the host.
 
     At up to nine environments, spread over the grid: a proof can take seconds.
@@ -167,7 +168,17 @@ def _certified(
         phases[index] = int(Phase.SAFE) if proof.safe else phases[index]
         if not proof.safe and phases[index] == Phase.SAFE:
             phases[index] = int(Phase.UNDECIDED)
-    return phases
+    return phases, len(spread)
+
+
+def check_enough(num_agents: int, num_environments: int, required: float) -> None:
+    """Refuse populations so small that no result would do."""
+    least = int(np.ceil(np.log((1 - LEVEL) / (2 * num_environments)) / np.log(required)))
+    if num_agents < least:
+        raise ValueError(
+            f"`num_agents` must be at least {least}, or no outcome would show that {required:g} of "
+            f"agents play safe in all of {num_environments} environments; got {num_agents}."
+        )
 
 
 def statistical_certificate(

@@ -84,7 +84,7 @@ def environments_of(
                 f"`environments` names `{name}`, which is no argument of the scenario; it has: "
                 f"{', '.join(parameters)}."
             )
-        if isinstance(value, (tuple, list, np.ndarray)):
+        if isinstance(value, (tuple, list)) or np.ndim(value) == 1:
             box[name] = _bounds(name, value)
             fixed.pop(name, None)
         else:
@@ -128,4 +128,25 @@ def check_domain(environments: Environments, points: Mapping[str, Float[Array, "
         raise ValueError(
             f"`environments` must stay in the domain of the scenario; its problem makes no sense "
             f"at {where}."
+        )
+
+
+def check_same_models(
+    environments: Environments,
+    points: Mapping[str, Float[Array, " points"]],
+    given: Mapping[str, Any],
+) -> None:
+    """Refuse environments that differ in what can be represented: a prior is one for all."""
+    if not environments.box:
+        return
+
+    @eqx.filter_jit
+    def theta(points: Any, given: Any) -> Array:
+        return jax.vmap(lambda point: environments.make(point, given).theta)(points)
+
+    found = np.asarray(theta(dict(points), dict(given)))
+    if not np.allclose(found, found[:1], atol=1e-6):
+        raise ValueError(
+            "`design` weighs models, which must be the same in all environments; those of this "
+            f"scenario change with {' or '.join(environments.box)}. Fix that, or design it."
         )

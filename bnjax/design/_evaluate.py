@@ -32,13 +32,13 @@ class Evaluation(eqx.Module):
     Parameters
     ----------
     safe_share : [E] probability of intending a safe action.
-    payoff : [E] true expected payoff a step, as the scenario has it (and no reward that a design
-        adds), trembles included.
+    payoff : [E] true expected payoff a step, trembles included, as the scenario has it: neither
+        rewards nor arguments that the design sets count.
     best_payoff : [E] what the best action pays.
-    cost : how far from the reference the design goes.
+    cost : how far from the reference the design goes (before anything is ruled out).
     strategy : [E, A] intended play.
     converged : [E] whether a smooth equilibrium was found; where not, play is that of the last
-        iterate, and has no derivative.
+        iterate, and has no derivative. (True for other gradients, which look for none.)
     """
 
     safe_share: Float[Array, " environments"]
@@ -113,7 +113,8 @@ def evaluate(situation: Situation, parameters: Any, sharp: Sharpness, key: Array
         )
         safe = before.safe
         assert safe is not None
-        payoffs = before.objective_payoffs()
+        # Of the scenario as it is, whatever the designer pays.
+        payoffs = situation.environments.make(point, {}).objective_payoffs()
         realised = (1 - exploration) * strategy + exploration / strategy.shape[0]
         cost = situation.design.cost(parameters, situation.reference, before, after)
         return (
@@ -145,7 +146,7 @@ def _hardening(
     ratio = jnp.where(before.support, after.log_prior, 0.0) - jnp.where(
         before.support, before.log_prior, 0.0
     )
-    most = lax.stop_gradient(jnp.max(jnp.where(before.support, ratio, -jnp.inf)))
+    most = jnp.max(jnp.where(before.support, ratio, -jnp.inf))
     below = jax.nn.softplus(most + jnp.log(situation.threshold) - ratio)
     return with_prior(after, after.log_prior - _HARDENING * sharp.memory * below)
 
@@ -250,13 +251,20 @@ class Objective(eqx.Module):
     most_cost: Float[Array, ""] | float | None = None
     penalty: Float[Array, ""] | float = 10.0
 
+    def allows(self, evaluation: Evaluation) -> bool:
+        """Whether the limits are kept, to within a thousandth."""
+        payoff = (jnp.min if self.worst_case else jnp.mean)(evaluation.payoff)
+        least = -jnp.inf if self.least_payoff is None else self.least_payoff - 1e-3
+        most = jnp.inf if self.most_cost is None else self.most_cost + 1e-3
+        return bool((payoff >= least) & (evaluation.cost <= most))
+
     def __call__(self, evaluation: Evaluation) -> Float[Array, ""]:
         """Its value."""
         over = jnp.min if self.worst_case else jnp.mean
         share, payoff = over(evaluation.safe_share), over(evaluation.payoff)
         total = self.safety * share + self.payoff * payoff
         # No infinite divergence times a weight of zero.
-        if not isinstance(self.cost, float) or self.cost:
+        if not isinstance(self.cost, (int, float)) or self.cost:
             total = total - self.cost * evaluation.cost
         if self.least_payoff is not None:
             total = total - self.penalty * jnp.maximum(self.least_payoff - payoff, 0.0)

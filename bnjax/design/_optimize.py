@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,12 +16,25 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._check import as_float, check_exploration, check_key, whole
-from ..belief import AbstractMemory
+from ..belief import AbstractMemory, check_memory
 from ..problem import AbstractProblem
-from ..response import AbstractPolicy
-from ._certificates import REQUIRED, statistical_certificate, support_certificate
-from ._designs import AbstractDesign, Argument, Together
-from ._environments import Environments, check_domain, environments_of
+from ..response import AbstractPolicy, check_policy
+from ._certificates import (
+    REQUIRED,
+    check_enough,
+    statistical_certificate,
+    support_certificate,
+)
+from ._designs import (
+    AbstractDesign,
+    AbstractPriorDesign,
+    Argument,
+    Exploration,
+    RewardBonus,
+    RewardScale,
+    Together,
+)
+from ._environments import Environments, check_domain, check_same_models, environments_of
 from ._evaluate import GRADIENTS, STARTS, Evaluation, Objective, Sharpness, Situation, evaluate
 from ._results import DesignResult, History
 
@@ -183,12 +197,23 @@ def optimize(
         raise ValueError(f"`required` must be a probability inside (0, 1); got {required!r}.")
     examined = whole("certified_environments", certified_environments)
     counts = whole("num_agents", num_agents), whole("horizon", horizon)
+    if policy is not None:
+        check_policy(policy)
+    if agent_memory is not None:
+        check_memory(agent_memory)
+    axes, points = plan.situation.environments.grid(examined)
+    check_enough(counts[0], math.prod(len(axis) for axis in axes.values()), required)
     searched = search(plan, plan.objective, progress)
     best = int(np.nanargmax(searched.final))
     parameters = jax.tree.map(lambda x: x[best], searched.parameters)
-    axes, points = plan.situation.environments.grid(examined)
     grid = _elsewhere(plan.situation, points)
-    parameters, stretch = _stretched(grid, parameters, axes, threshold)
+    sharp = jax.tree.map(lambda x: x[-1], plan.schedule)
+    compiled = eqx.filter_jit(evaluate)
+
+    def look(parameters: Any) -> Evaluation:
+        return compiled(plan.situation, parameters, sharp, plan.key)
+
+    parameters, stretch = _stretched(grid, parameters, axes, threshold, plan.objective, look)
     certificates = {}
     for name, each in (("before", plan.situation.reference), ("after", parameters)):
         certificates[name] = (
@@ -206,15 +231,13 @@ def optimize(
                 required=required,
             ),
         )
-    sharp = jax.tree.map(lambda x: x[-1], plan.schedule)
-    look = eqx.filter_jit(evaluate)
     return DesignResult(
         design=design,
         parameters=parameters,
         reference=plan.situation.reference,
         situation=grid,
-        before=look(plan.situation, plan.situation.reference, sharp, plan.key),
-        after=look(plan.situation, parameters, sharp, plan.key),
+        before=look(plan.situation.reference),
+        after=look(parameters),
         history=searched.history,
         best=best,
         stretch=stretch,
@@ -227,19 +250,35 @@ def optimize(
 
 
 def _stretched(
-    situation: Situation, parameters: Any, axes: Any, threshold: float | None
+    situation: Situation,
+    parameters: Any,
+    axes: Any,
+    threshold: float | None,
+    objective: Any,
+    look: Callable[[Any], Evaluation],
 ) -> tuple[Any, float]:
     """Go further along the way from the reference to the design, until its support is certified.
 
-    Smooth play is safe a little before the hard design is. If no stretch will do, it stays.
+    Smooth play is safe a little before the hard design is. Only what weighs models goes further, and
+    not beyond the limits of the objective. If no stretch will do, the design stays.
     """
+    design, reference = situation.design, situation.reference
 
     def further(stretch: float) -> Any:
-        moved = jax.tree.map(lambda a, b: a + stretch * (b - a), situation.reference, parameters)
-        return situation.design.project(moved)
+        def moved(part: AbstractDesign, first: Any, last: Any) -> Any:
+            if isinstance(part, (Argument, Exploration, RewardScale, RewardBonus)):
+                return last
+            return jax.tree.map(lambda a, b: a + stretch * (b - a), first, last)
+
+        if isinstance(design, Together):
+            each = zip(design.designs, reference, parameters, strict=True)
+            return design.project(tuple(moved(*part) for part in each))
+        return design.project(moved(design, reference, parameters))
 
     for stretch in _STRETCHES if threshold is not None else ():
         tried = further(stretch)
+        if stretch > 1 and isinstance(objective, Objective) and not objective.allows(look(tried)):
+            break
         if support_certificate(situation, tried, axes, threshold).holds:
             return tried, stretch
     return parameters, 1.0
@@ -300,18 +339,22 @@ def plan_of(
     num_steps, num_starts = whole("num_steps", num_steps), whole("num_starts", num_starts)
     if not 0 < learning_rate < np.inf:
         raise ValueError(f"`learning_rate` must be a positive number; got {learning_rate!r}.")
+    if not isinstance(population, tuple) or len(population) != 2:
+        raise ValueError(f"`population` must be (agents, steps); got {population!r}.")
     agents, steps = population
     population = whole("population[0]", agents), whole("population[1]", steps)
     key = jax.random.key(0) if key is None else key
     check_key(key)
     given = environments_of(scenario, environments)
     _, points = given.grid(whole("num_environments", num_environments))
-    problem = _reference_problem(given)
+    problem = _reference_problem(given, design)
     check_domain(given, points)
     dtype = problem.log_prior.dtype
     tremble = check_exploration(exploration).astype(dtype)
     reference = design.init(problem, given.arguments(), tremble)
     _check_arguments(given, design, reference)
+    if any(isinstance(part, AbstractPriorDesign) for part in _parts(design)):
+        check_same_models(given, points, design.arguments(reference))
     situation = Situation(
         given, points, design, reference, tremble, gradient, start, threshold, population
     )
@@ -334,16 +377,18 @@ def plan_of(
 
 def _check_arguments(environments: Environments, design: AbstractDesign, reference: Any) -> None:
     """Refuse designs of what the environments decide, or beyond the domain of the scenario."""
+    names = [name for part in _parts(design) if isinstance(part, Argument) for name in [part.name]]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`design` must set each argument once; got {', '.join(names)}.")
     for name in design.arguments(reference):
         if name in environments.box:
             raise ValueError(
                 f"`{name}` cannot be both designed and given bounds in `environments`: either the "
                 "designer sets it, or the world does."
             )
-    parts = design.designs if isinstance(design, Together) else (design,)
     values = environments.arguments()
     middle = {name: values[name] for name in environments.box}
-    for part in parts:
+    for part in _parts(design):
         if isinstance(part, Argument):
             for bound in (part.low, part.high):
                 # At the host, where the scenario can say what is wrong with it.
@@ -361,11 +406,25 @@ def check_start(start: str | None, gradient: str, can_rule_out: bool) -> str:
     return start
 
 
-def _reference_problem(environments: Environments) -> Any:
-    """The problem in the middle of the box, at the host, where it can say what is wrong with it."""
+def _parts(design: AbstractDesign) -> tuple[AbstractDesign, ...]:
+    return design.designs if isinstance(design, Together) else (design,)
+
+
+def _reference_problem(environments: Environments, design: AbstractDesign) -> Any:
+    """The problem in the middle of the box, at the host, where it can say what is wrong with it.
+
+    What is to be designed is traced, as in the search: some scenarios make other models of numbers
+    that they can see (of a width of 0).
+    """
     arguments = environments.arguments()
     middle = {name: arguments[name] for name in environments.box}
     problem = environments.make(middle, {})
+    names = [part.name for part in _parts(design) if isinstance(part, Argument)]
+    designed = {
+        n: jnp.asarray(arguments[n], jnp.result_type(float)) for n in names if n in arguments
+    }
+    if designed:
+        problem = eqx.filter_jit(lambda given: environments.make(middle, given))(designed)
     if problem.safe is None:
         raise ValueError(
             "`scenario` must say which actions are safe (`safe`); without that there is nothing "

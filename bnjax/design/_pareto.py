@@ -95,8 +95,8 @@ def pareto(
     """Find the front of safety against epistemic cost, or against payoff, in one run.
 
     For each weight the objective is that of `optimize` with this weight for the cost (or the
-    payoff); all are climbed at once, each from ``num_starts`` starts, of which the best is
-    kept. A front that is not concave has points which no weight finds.
+    payoff); all are climbed at once, each from ``num_starts`` starts. Of all designs that
+    were found the best for each weight is kept. A front that is not concave has points which no weight finds.
 
     Parameters
     ----------
@@ -163,15 +163,19 @@ def pareto(
     )
     starts = jax.tree.map(lambda x: jnp.tile(x, (num, *(1,) * (x.ndim - 1))), plan.starts)
     done = search(dataclasses.replace(plan, starts=starts), stacked, progress, batched=True)
-    best = done.final.reshape(num, num_starts).argmax(1) + num_starts * np.arange(num)
-    parameters = jax.tree.map(lambda x: x[best], done.parameters)
     sharp = jax.tree.map(lambda x: x[-1], plan.schedule)
 
     @eqx.filter_jit
     def look(situation: Any, parameters: Any) -> Evaluation:
         return jax.vmap(lambda p: evaluate(situation, p, sharp, plan.key))(parameters)
 
-    found = look(plan.situation, parameters)
+    everywhere = look(plan.situation, done.parameters)
+    # What was found for one weight may be the best for another too.
+    values_of = [
+        jax.vmap(jax.tree.map(lambda x: x[i * num_starts], stacked))(everywhere) for i in range(num)
+    ]
+    best = np.asarray(jnp.stack(values_of)).argmax(1)
+    parameters, found = jax.tree.map(lambda x: x[best], (done.parameters, everywhere))
     first = jax.tree.map(lambda x: x[None], plan.situation.reference)
     reference = jax.tree.map(lambda x: x[0], look(plan.situation, first))
     share = np.asarray(found.safe_share, np.float64)

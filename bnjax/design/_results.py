@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,7 +108,8 @@ class DesignResult:
         dtype = jnp.result_type(float)
         point = {k: jnp.asarray(v, dtype) for k, v in {**middle, **arguments}.items()}
         threshold = self.threshold if hard else None
-        return hardened(self.situation, self.parameters, point, threshold)
+        # Compiled, as in the search: some scenarios make other models of numbers that they can see.
+        return eqx.filter_jit(hardened)(self.situation, self.parameters, point, threshold)
 
     def __repr__(self) -> str:
         share = float(np.asarray(self.after.safe_share).mean())
@@ -139,7 +141,7 @@ class DesignResult:
             "of at best": [np.asarray(x.best_payoff).mean() for x in (self.before, self.after)],
             "cost": [float(x.cost) for x in (self.before, self.after)],
             "safe phase, share": [x.share for x in (self.support_before, self.support)],
-            "simulated safe share": [
+            "simulated, least": [
                 x.safe_share.min() for x in (self.statistical_before, self.statistical)
             ],
         }
@@ -150,7 +152,7 @@ class DesignResult:
 
 
 _HEADLINE = {
-    "support": "certified by its support: every learner with these models ends up safe",
+    "support": "certified by its support: whoever best responds with these models ends up safe",
     "statistical": "certified by simulation only: safe for this prior, memory, policy and horizon",
     "none": "FAILED: the design has earned no certificate",
 }
