@@ -114,7 +114,8 @@ def test_together_adds_up(problem):
     after = design.problem(moved, problem)
     alone = D.LogPrior().problem(moved[0], problem)
     np.testing.assert_allclose(after.log_prior, alone.log_prior, rtol=1e-6)
-    np.testing.assert_allclose(after.payoff, 2 * problem.payoff, rtol=1e-6)
+    paid, before = after.subjective_payoffs(), problem.subjective_payoffs()
+    np.testing.assert_allclose(paid, 2 * before, rtol=1e-6)
     np.testing.assert_allclose(design.exploration(moved, jnp.zeros(())), 0.5, rtol=1e-6)
     nested = D.Together(D.Together(D.LogPrior(), D.Exploration(0.5)), D.RewardScale())
     assert len(nested.designs) == 3
@@ -163,6 +164,7 @@ def test_unrolled_sees_selection_where_implicit_is_blind(x64):
 
         values[gradient] = jax.jit(jax.value_and_grad(share))
     low, high = jnp.asarray(-3.0), jnp.asarray(3.0)  # of theta = 0.7, where flattery pays
+    middle = low
     assert values["unrolled"](low)[0] > 0.95
     assert values["unrolled"](high)[0] < 0.05
     for _ in range(40):
@@ -238,7 +240,7 @@ def test_bribes_are_no_payoff():
         evaluate(made.situation, jnp.asarray(x), sharp(5.0, 0.3), made.key).best_payoff
         for x in (0.002, 1.0)
     ]
-    np.testing.assert_allclose(*looked)
+    np.testing.assert_allclose(looked[0], looked[1])
 
 
 def test_objective_counts_what_it_says():
@@ -277,6 +279,7 @@ def test_support_earns_a_certificate(bounded):
     assert bn.Phase(int(bn.phase(lone, exploration))) == bn.Phase.SAFE
 
 
+@pytest.mark.slow
 def test_search_is_as_good_as_looking_everywhere(bounded):
     made = plan(
         bn.scenarios.sycophancy, MULTISTABLE, D.SupportBounds(), start="any", threshold=1e-3
@@ -296,6 +299,7 @@ def test_search_is_as_good_as_looking_everywhere(bounded):
     assert found > 0.99 * everywhere
 
 
+@pytest.mark.slow  # README shows the same
 def test_a_design_that_fails_says_so():
     """Paying a hundred times as much, or as little, moves no learner to another phase."""
     result = D.optimize(
@@ -309,6 +313,7 @@ def test_a_design_that_fails_says_so():
     )
 
 
+@pytest.mark.slow
 def test_trembles_do_not_spoil_a_statistical_certificate():
     result = D.optimize(
         bn.scenarios.sycophancy,
@@ -322,6 +327,7 @@ def test_trembles_do_not_spoil_a_statistical_certificate():
     assert result.statistical_before.safe_share.min() > 0.97
 
 
+@pytest.mark.slow
 def test_payoffs_may_be_all_that_varies():
     """Divergences are shared by all cells, payoffs are not."""
     result = D.optimize(
@@ -407,6 +413,7 @@ def test_bad_arguments(options, message):
 # Fronts
 
 
+@pytest.mark.slow  # an example in the docs is shorter
 def test_front_trades_safety_for_cost():
     front = D.pareto(
         bn.scenarios.sycophancy,

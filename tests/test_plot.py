@@ -921,7 +921,7 @@ def test_design_shows_phases_before_and_after(designed):
     figure = bn.plot.design(designed, title="sycophancy")
     assert_readable(figure)
     assert title_of(figure) == (
-        "sycophancy\ncertified by its support: every learner with these models ends up safe"
+        "sycophancy\ncertified by its support: whoever best responds with these models ends up safe"
     )
     assert left_titles(figure) == [
         "(a) before: 0% safe",

@@ -259,8 +259,8 @@ def _stretched(
 ) -> tuple[Any, float]:
     """Go further along the way from the reference to the design, until its support is certified.
 
-    Smooth play is safe a little before the hard design is. Only what weighs models goes further, and
-    not beyond the limits of the objective. If no stretch will do, the design stays.
+    Smooth play is safe a little before the hard design is. Only what weighs models goes further,
+    and not beyond the limits of the objective. If no stretch will do, the design stays.
     """
     design, reference = situation.design, situation.reference
 

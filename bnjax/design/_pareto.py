@@ -95,8 +95,9 @@ def pareto(
     """Find the front of safety against epistemic cost, or against payoff, in one run.
 
     For each weight the objective is that of `optimize` with this weight for the cost (or the
-    payoff); all are climbed at once, each from ``num_starts`` starts. Of all designs that
-    were found the best for each weight is kept. A front that is not concave has points which no weight finds.
+    payoff); all are climbed at once, each from ``num_starts`` starts. Of all designs that were
+    found the best for each weight is kept. A front that is not concave has points which no weight
+    finds.
 
     Parameters
     ----------
@@ -171,10 +172,9 @@ def pareto(
 
     everywhere = look(plan.situation, done.parameters)
     # What was found for one weight may be the best for another too.
-    values_of = [
-        jax.vmap(jax.tree.map(lambda x: x[i * num_starts], stacked))(everywhere) for i in range(num)
-    ]
-    best = np.asarray(jnp.stack(values_of)).argmax(1)
+    each = jax.tree.map(lambda x: x[::num_starts], stacked)
+    values_of = jax.vmap(lambda one: jax.vmap(one)(everywhere))(each)
+    best = np.asarray(values_of).argmax(1)
     parameters, found = jax.tree.map(lambda x: x[best], (done.parameters, everywhere))
     first = jax.tree.map(lambda x: x[None], plan.situation.reference)
     reference = jax.tree.map(lambda x: x[0], look(plan.situation, first))
