@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Test processes share a GPU, where there is one: none may take its memory for itself.
@@ -41,3 +42,17 @@ def x64():
     """64-bit JAX for the length of one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def few_mappings():
+    """Forget compiled programs before there are too many.
+
+    Each takes some mappings of memory, of which Linux gives a process 65,530; whoever asks for more
+    is killed by the compiler.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()
