@@ -257,6 +257,7 @@ def test_overwrites_only_by_force(drawn):
     assert (out / "phase_diagram.nc").stat().st_mtime_ns > before
 
 
+@pytest.mark.slow
 def test_one_axis_is_a_strip_and_nonsense_is_explained(tmp_path):
     args = ["--x", "detect_upper=0:1:5", "--out", tmp_path]
     text = " ".join(succeed("phase-diagram", "deception", *args, width=80).split())

@@ -180,6 +180,7 @@ def test_unrolled_sees_selection_where_implicit_is_blind(x64):
     np.testing.assert_allclose(slope, gap / (2 * step), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_of_an_objective_is_its_slope(x64):
     made = plan(
         bn.scenarios.sycophancy,
@@ -435,6 +436,7 @@ def test_efficient_points():
     np.testing.assert_array_equal(efficient(first, second), [True, False, True, False])
 
 
+@pytest.mark.slow
 def test_a_design_of_ones_own_and_several_actions():
     """Three actions; the exclusions of the hard design are proved by `certify`."""
     rates = np.array([[0.2, 0.8, 0.5], [0.8, 0.2, 0.5], [0.4, 0.4, 0.5]])

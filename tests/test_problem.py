@@ -229,6 +229,7 @@ def test_a_grid_of_a_family_is_a_finite_problem():
     assert problem.action_names == ("sycophantic", "honest")
 
 
+@pytest.mark.slow
 def test_results_say_what_is_believed():
     two = dict(probs=[[0.5, 0.5]] * 2, payoff=[[1.0, 2.0], [0.0, 0.5]], action_names=["x", "y"])
     both = [[[0.25, 0.75], [0.5, 0.5]], [[0.75, 0.25], [0.5, 0.5]]]

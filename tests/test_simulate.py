@@ -540,7 +540,7 @@ def test_outcomes(intended, want):
         observation = bn.Observation(action, jnp.array([1.0, 0.0]))
         step = Step(jnp.int32(time), action, action, action, jnp.zeros(()), observation)
         tally = tallied(tally, step, len(intended))
-    assert int(outcome_of(tally)) == want
+    assert int(outcome_of(tally, len(intended), jnp.asarray(True))) == want
 
 
 # Bad input
@@ -604,7 +604,9 @@ def test_what_would_not_fit_is_refused_with_its_size():
             num_steps=5_000,
             record=bn.Trajectory(1, beliefs=True),
         )
-    check_fits([jax.ShapeDtypeStruct((8, 4), jnp.float32)], 1000)
+    check_fits(16, 1000, at_once=8192)
+    with pytest.raises(ValueError, match="to work with"):  # few agents, but each remembers much
+        check_fits(2**32, 1, at_once=512)
 
 
 def test_bad_records():
