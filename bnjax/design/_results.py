@@ -138,7 +138,9 @@ class DesignResult:
                 np.asarray(x.safe_share).min() for x in (self.before, self.after)
             ],
             "payoff, mean": [np.asarray(x.payoff).mean() for x in (self.before, self.after)],
-            "payoff, best action": [np.asarray(x.best_payoff).mean() for x in (self.before, self.after)],
+            "payoff, best action": [
+                np.asarray(x.best_payoff).mean() for x in (self.before, self.after)
+            ],
             "cost": [float(x.cost) for x in (self.before, self.after)],
             "safe phase, share": [x.share for x in (self.support_before, self.support)],
             "simulated, least": [
