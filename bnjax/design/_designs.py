@@ -340,7 +340,43 @@ class SupportBounds(_OverTheta):
         return before.support & inside
 
 
-class Argument(AbstractDesign):
+class _Interval(AbstractDesign):
+    """One number between two bounds: its parameter runs from 0 (``low``) to 1 (``high``)."""
+
+    low: eqx.AbstractVar[float]
+    high: eqx.AbstractVar[float]
+    weight: eqx.AbstractVar[float]  # cost of going all the way from one to the other
+
+    def place(self, name: str, value: Any, problem: AbstractFiniteProblem) -> Float[Array, ""]:
+        """Where the reference lies between the bounds."""
+        if not self.low <= float(value) <= self.high:
+            raise ValueError(
+                f"`{name}` of the reference must lie within the design's [{self.low:g}, "
+                f"{self.high:g}]; got {float(value):g}."
+            )
+        place = (float(value) - self.low) / (self.high - self.low)
+        return jnp.asarray(place, problem.log_prior.dtype)
+
+    def value(self, parameters: Any) -> Any:
+        """The number itself."""
+        return self.low + (self.high - self.low) * parameters
+
+    def cost(
+        self,
+        parameters: Any,
+        reference: Any,
+        before: AbstractFiniteProblem,
+        after: AbstractFiniteProblem,
+    ) -> Float[Array, ""]:
+        """How far it has gone."""
+        return self.weight * jnp.abs(parameters - reference)
+
+    def project(self, parameters: Any) -> Any:
+        """Keep it between the bounds."""
+        return jnp.clip(parameters, 0.0, 1.0)
+
+
+class Argument(_Interval):
     """An argument of the scenario between two bounds: a payoff, an approval probability, ...
 
     The parameter runs from 0 (``low``) to 1 (``high``).
@@ -376,25 +412,11 @@ class Argument(AbstractDesign):
                 f"`name` must be an argument of the scenario, one of {', '.join(arguments)}; got "
                 f"{self.name!r}."
             )
-        return _between(self, self.name, arguments[self.name], problem)
+        return self.place(self.name, arguments[self.name], problem)
 
     def arguments(self, parameters: Any) -> Arguments:
         """Its value."""
-        return {self.name: self.low + (self.high - self.low) * parameters}
-
-    def cost(
-        self,
-        parameters: Any,
-        reference: Any,
-        before: AbstractFiniteProblem,
-        after: AbstractFiniteProblem,
-    ) -> Float[Array, ""]:
-        """How far it has gone."""
-        return self.weight * jnp.abs(parameters - reference)
-
-    def project(self, parameters: Any) -> Any:
-        """Keep it between the bounds."""
-        return jnp.clip(parameters, 0.0, 1.0)
+        return {self.name: self.value(parameters)}
 
 
 class Width(Argument):
@@ -404,7 +426,7 @@ class Width(Argument):
         super().__init__("width", 0.0, high, weight)
 
 
-class Exploration(AbstractDesign):
+class Exploration(_Interval):
     """The probability with which play trembles to a uniform action.
 
     Parameters
@@ -426,38 +448,11 @@ class Exploration(AbstractDesign):
         self, problem: AbstractFiniteProblem, arguments: Arguments, exploration: Float[Array, ""]
     ) -> Any:
         """That of the reference."""
-        return _between(self, "exploration", exploration, problem)
+        return self.place("exploration", exploration, problem)
 
     def exploration(self, parameters: Any, exploration: Float[Array, ""]) -> Float[Array, ""]:
         """Its value."""
-        return self.high * parameters
-
-    def cost(
-        self,
-        parameters: Any,
-        reference: Any,
-        before: AbstractFiniteProblem,
-        after: AbstractFiniteProblem,
-    ) -> Float[Array, ""]:
-        """How far it has gone."""
-        return self.weight * jnp.abs(parameters - reference)
-
-    def project(self, parameters: Any) -> Any:
-        """Keep it between the bounds."""
-        return jnp.clip(parameters, 0.0, 1.0)
-
-
-def _between(
-    design: Argument | Exploration, name: str, value: Any, problem: AbstractFiniteProblem
-) -> Float[Array, ""]:
-    """Where a value lies between the bounds of a design, from 0 to 1."""
-    if not design.low <= float(value) <= design.high:
-        raise ValueError(
-            f"`{name}` of the reference must lie within the design's [{design.low:g}, "
-            f"{design.high:g}]; got {float(value):g}."
-        )
-    place = (float(value) - design.low) / (design.high - design.low)
-    return jnp.asarray(place, problem.log_prior.dtype)
+        return self.value(parameters)
 
 
 class RewardScale(AbstractDesign):

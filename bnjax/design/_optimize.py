@@ -21,6 +21,7 @@ from ..problem import AbstractProblem
 from ..response import AbstractPolicy, check_policy
 from ._certificates import (
     REQUIRED,
+    SupportCertificate,
     check_enough,
     statistical_certificate,
     support_certificate,
@@ -41,7 +42,7 @@ from ._results import DesignResult, History
 _CHUNK = 25  # steps between looks at how it goes
 _ANNEALED = 0.6  # share of the steps after which play is as sharp as it gets
 _COST = 0.01  # of going further than safety asks for, by default
-_STRETCHES = 1.0, 1.25, 1.5, 2.0, 3.0, 4.0
+_STRETCHES = 1.25, 1.5, 2.0, 3.0, 4.0
 _SPREAD = 0.5  # standard deviation of the starts around the reference
 
 
@@ -213,39 +214,39 @@ def optimize(
     def look(parameters: Any) -> Evaluation:
         return compiled(plan.situation, parameters, sharp, plan.key)
 
-    parameters, stretch = _stretched(grid, parameters, axes, threshold, plan.objective, look)
-    certificates = {}
-    for name, each in (("before", plan.situation.reference), ("after", parameters)):
-        certificates[name] = (
-            support_certificate(grid, each, axes, threshold),
-            statistical_certificate(
-                grid,
-                each,
-                axes,
-                threshold,
-                plan.key,
-                num_agents=counts[0],
-                num_steps=counts[1],
-                policy=policy,
-                memory=agent_memory,
-                required=required,
-            ),
+    reference = plan.situation.reference
+    given = grid, parameters, axes, threshold
+    parameters, stretch, support = _stretched(*given, plan.objective, look)
+    statistical = {
+        name: statistical_certificate(
+            grid,
+            each,
+            axes,
+            threshold,
+            plan.key,
+            num_agents=counts[0],
+            num_steps=counts[1],
+            policy=policy,
+            memory=agent_memory,
+            required=required,
         )
+        for name, each in (("before", reference), ("after", parameters))
+    }
     return DesignResult(
         design=design,
         parameters=parameters,
-        reference=plan.situation.reference,
+        reference=reference,
         situation=grid,
-        before=look(plan.situation.reference),
+        before=look(reference),
         after=look(parameters),
         history=searched.history,
         best=best,
         stretch=stretch,
         threshold=threshold,
-        support_before=certificates["before"][0],
-        support=certificates["after"][0],
-        statistical_before=certificates["before"][1],
-        statistical=certificates["after"][1],
+        support_before=support_certificate(grid, reference, axes, threshold),
+        support=support,
+        statistical_before=statistical["before"],
+        statistical=statistical["after"],
     )
 
 
@@ -256,7 +257,7 @@ def _stretched(
     threshold: float | None,
     objective: Any,
     look: Callable[[Any], Evaluation],
-) -> tuple[Any, float]:
+) -> tuple[Any, float, SupportCertificate]:
     """Go further along the way from the reference to the design, until its support is certified.
 
     Smooth play is safe a little before the hard design is. Only what weighs models goes further,
@@ -275,13 +276,15 @@ def _stretched(
             return design.project(tuple(moved(*part) for part in each))
         return design.project(moved(design, reference, parameters))
 
-    for stretch in _STRETCHES if threshold is not None else ():
+    first = support_certificate(situation, parameters, axes, threshold)
+    for stretch in _STRETCHES if threshold is not None and not first.holds else ():
         tried = further(stretch)
-        if stretch > 1 and isinstance(objective, Objective) and not objective.allows(look(tried)):
+        if isinstance(objective, Objective) and not objective.allows(look(tried)):
             break
-        if support_certificate(situation, tried, axes, threshold).holds:
-            return tried, stretch
-    return parameters, 1.0
+        found = support_certificate(situation, tried, axes, threshold)
+        if found.holds:
+            return tried, stretch, found
+    return parameters, 1.0, first
 
 
 def _elsewhere(situation: Situation, points: dict[str, Array]) -> Situation:

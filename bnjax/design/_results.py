@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from numpy.typing import NDArray
 
 from ..equilibrium import Phase
 from ..problem import AbstractFiniteProblem
@@ -186,13 +185,3 @@ def _statistical_text(certificate: StatisticalCertificate) -> str:
         f" of agents play safe, {certificate.required:g} required; {certificate.num_agents:,} "
         f"agents x {certificate.num_steps:,} steps, {certificate.policy}, {certificate.memory})"
     )
-
-
-def designs_of(result: DesignResult) -> NDArray[Any]:
-    """Prior before and after, [2, M], in the middle of the box."""
-    middle = {
-        name: jnp.asarray(0.5 * (low + high), jnp.result_type(float))
-        for name, (low, high) in result.situation.environments.box.items()
-    }
-    before, after, _ = result.situation.learner(result.parameters, middle)
-    return np.exp(np.stack([np.asarray(before.log_prior), np.asarray(after.log_prior)]))

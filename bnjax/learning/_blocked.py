@@ -59,7 +59,7 @@ class _Lanes(NamedTuple):
     switches: Int[Array, " agents"]
 
 
-class _Table(NamedTuple):
+class StepTable(NamedTuple):
     """What the steps look up."""
 
     factors: Float[Array, "codes models"]  # likelihood of each pair relative to the likeliest model
@@ -69,7 +69,8 @@ class _Table(NamedTuple):
     top: float
 
 
-def _table(agent: Agent) -> _Table:
+def step_table(agent: Agent) -> StepTable:
+    """What the steps of a block look up, on a GPU too."""
     likelihood: Likelihood = agent.likelihood
     num_models = likelihood.log_ratio.shape[0]
     out = likelihood.ruled_out.reshape(num_models, -1)
@@ -82,7 +83,7 @@ def _table(agent: Agent) -> _Table:
         ones = jnp.ones((num_models, 1), features.dtype)
         features = jnp.concatenate([features / scale_of(features), ones], axis=1)
     steps, top = steps_between_refreshes(largest_log_range(likelihood), num_models)
-    return _Table(factors, out, features.T, steps, top)
+    return StepTable(factors, out, features.T, steps, top)
 
 
 def rounding_of_a_step(dtype: Any) -> float:
@@ -116,7 +117,7 @@ def run_blocked(
     num_features = agent.problem.consequence.num_features
     dtype = agent.likelihood.log_ratio.dtype
     prior = log_prior[:, None] if log_prior.ndim == 1 else log_prior.T
-    table = _table(agent)
+    table = step_table(agent)
     assert isinstance(agent.problem.consequence, Categorical)  # as `can_run_blocked` saw to
     probs = agent.problem.consequence.probs
     exploration = agent.trembles()

@@ -21,11 +21,10 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, UInt32
 
 from .._numerics import inverse_cdf, uniform
-from ..belief import largest_log_range, steps_between_refreshes
 from ..problem import AbstractFiniteProblem
 from ..response import AbstractPolicy, tremble
 from ._agent import Agent
-from ._blocked import rounding_of_a_step, scale_of
+from ._blocked import rounding_of_a_step, scale_of, step_table
 from ._plain import Tile
 from ._random import threefry
 from ._record import Record, Tally, quarters
@@ -105,22 +104,14 @@ def run_kernel(
         return jnp.pad(array, ((0, 0), (0, missing)), constant_values=value)
 
     log_ratio = likelihood.log_ratio.reshape(num_models, num_codes)
-    out = likelihood.ruled_out.reshape(num_models, num_codes)
-    log = jnp.where(out, -jnp.inf, log_ratio)
-    peak = log.max(0)
-    factors = jnp.exp(log - jnp.where(peak > -jnp.inf, peak, 0.0))
+    looked_up = step_table(agent)
     scale_free = agent.policy.scale_free
-    features = agent.table.features
-    scale = scale_of(features)
-    if not scale_free:
-        features = jnp.concatenate([features / scale, jnp.ones((num_models, 1), dtype)], axis=1)
-    steps, top = steps_between_refreshes(largest_log_range(likelihood), num_models)
     truth: Any = problem.consequence
     leaves, structure = jax.tree.flatten(agent.policy)
     scalars = _Scalars(
         agent.trembles(),
-        jnp.asarray(top, dtype),
-        scale,
+        jnp.asarray(looked_up.top, dtype),
+        scale_of(agent.table.features),
         tuple(tuple(row) for row in truth.probs),
         tuple(leaves),
     )
@@ -130,13 +121,13 @@ def run_kernel(
     prior = by_model(prior, -jnp.inf).T  # [models, 1 or agents]
     # Codes in the minor axis: what the agents of a warp look up lies side by side.
     columns = pl.next_power_of_2(num_codes)
-    table = jnp.pad(by_model(factors.T).T, ((0, 0), (0, columns - num_codes)))
+    table = jnp.pad(by_model(looked_up.factors).T, ((0, 0), (0, columns - num_codes)))
     models = (
         prior,
         by_model(log_ratio.T),
-        by_model(out.T.astype(dtype)),
+        by_model(looked_up.new.T.astype(dtype)),
         table,
-        by_model(features.T),
+        by_model(looked_up.features),
         by_model(agent.table.log_size[None], -jnp.inf),
     )
     half, late = quarters(num_steps)
@@ -237,7 +228,7 @@ def run_kernel(
     def part(rows: int) -> pl.BlockSpec:
         return pl.BlockSpec((rows, width), lambda i: (0, i))
 
-    shared = numbers, steps.reshape(1), *models
+    shared = numbers, looked_up.steps.reshape(1), *models
     specs = [part(2), *map(whole, shared)]
     if prior.shape[1] > 1:
         specs[3] = part(height)
