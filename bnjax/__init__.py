@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import scenarios as scenarios
+from . import sweeps as sweeps
 from .belief import AbstractMemory as AbstractMemory
 from .belief import DiscountedMemory as DiscountedMemory
 from .belief import Observation as Observation
@@ -58,6 +59,8 @@ from .response import BestResponse as BestResponse
 from .response import EpsilonGreedy as EpsilonGreedy
 from .response import Logit as Logit
 from .response import ThompsonSampling as ThompsonSampling
+
+from .sweeps import sweep as sweep
 
 if TYPE_CHECKING:
     from . import design as design
@@ -116,6 +119,8 @@ __all__ = [
     "simulate",
     "smooth_equilibrium",
     "smooth_path",
+    "sweep",
+    "sweeps",
 ]
 
 __version__ = "0.1.0"

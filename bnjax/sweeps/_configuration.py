@@ -1,0 +1,197 @@
+"""What makes a sweep the same sweep, and what to tell about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpy.typing import NDArray
+
+from ._axes import STATUS, Axes, as_names
+from ._program import Cell, Output
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Names of what a cell gives."""
+
+    dims: Mapping[str, tuple[str, ...]]
+    coords: Mapping[str, NDArray[Any]]
+    attrs: Mapping[str, Mapping[str, Any]]
+    may_be_nan: tuple[str, ...]
+
+
+def read_labels(
+    axes: Axes,
+    outputs: Sequence[Output],
+    dims: Mapping[str, Sequence[str]] | None,
+    coords: Mapping[str, Any] | None,
+    attrs: Mapping[str, Mapping[str, Any]] | None,
+    may_be_nan: Sequence[str],
+) -> Labels:
+    """Check what `sweep` was told about the outputs."""
+    names = [output.name for output in outputs]
+    taken = {*axes.dims, *axes.values, STATUS}
+    for name in names:
+        if not re.fullmatch(r"\w[\w.]*", name):
+            raise ValueError(
+                "`function` must name its outputs in letters, digits and underscores; got "
+                f"{name!r}."
+            )
+        if name in taken:
+            raise ValueError(
+                f"`function` must not call an output `{name}`: an axis or a variable of the store "
+                "has that name."
+            )
+    read = _dims(axes, outputs, dict(dims or {}), names)
+    labels = _coords(outputs, read, dict(coords or {}), {*names, *taken})
+    if isinstance(may_be_nan, str):
+        raise ValueError(f"`may_be_nan` must be several names; got the string {may_be_nan!r}.")
+    _check_known("may_be_nan", may_be_nan, names)
+    attributes = {name: dict(value) for name, value in (attrs or {}).items()}
+    _check_known("attrs", attributes, [*names, *axes.values, *labels])
+    try:
+        attributes = json.loads(json.dumps(attributes, allow_nan=False, default=_plain))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`attrs` must be numbers, strings and lists of these; {error}.") from None
+    return Labels(read, labels, attributes, tuple(sorted(may_be_nan)))
+
+
+def _dims(
+    axes: Axes, outputs: Sequence[Output], dims: dict[str, Sequence[str]], names: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    _check_known("dims", dims, names)
+    read: dict[str, tuple[str, ...]] = {}
+    lengths: dict[str, int] = {}
+    for output in outputs:
+        given = dims.get(output.name)
+        if given is None:
+            given = [f"{output.name}_{i}" for i in range(len(output.shape))]
+        read[output.name] = as_names("dims", given)
+        if len(given) != len(output.shape):
+            raise ValueError(
+                f"`dims` must name each dimension of `{output.name}`, which has shape "
+                f"{output.shape}; got {tuple(given)}."
+            )
+        for dim, length in zip(given, output.shape, strict=True):
+            if dim in axes.dims or dim in axes.values:
+                raise ValueError(f"`dims` must not use the name of an axis; got `{dim}`.")
+            if lengths.setdefault(dim, length) != length or given.count(dim) > 1:
+                raise ValueError(
+                    f"`dims` must use a name for one length, and once an output; `{dim}` is "
+                    f"{lengths[dim]} and, in `{output.name}`, {length}."
+                )
+    return read
+
+
+def _coords(
+    outputs: Sequence[Output],
+    dims: Mapping[str, tuple[str, ...]],
+    coords: dict[str, Any],
+    taken: set[str],
+) -> dict[str, NDArray[Any]]:
+    lengths = {
+        dim: length
+        for output in outputs
+        for dim, length in zip(dims[output.name], output.shape, strict=True)
+    }
+    _check_known("coords", coords, list(lengths))
+    read = {}
+    for dim, values in coords.items():
+        array = np.asarray(values)
+        if dim in taken:
+            raise ValueError(f"`coords` must not use the name of an output; got `{dim}`.")
+        if array.shape != (lengths[dim],) or array.dtype.kind not in "biufU":
+            raise ValueError(
+                f"`coords` must label `{dim}` with {lengths[dim]} numbers or names; got {values!r}."
+            )
+        read[dim] = array
+    return read
+
+
+def _check_known(argument: str, given: Any, known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(
+                f"`{argument}` must name what is there; got {name!r}. There are: "
+                f"{', '.join(known) or 'none'}."
+            )
+
+
+def configuration_of(
+    function: Callable[..., Any], axes: Axes, cell: Cell, key: Array | None, labels: Labels
+) -> dict[str, Any]:
+    """All that must be equal for results to be of the same sweep."""
+    return {
+        "function": {"name": title(function), "program": cell.fingerprint},
+        "axes": {
+            dim: {name: _described(values) for name, values in columns.items()}
+            for dim, columns in axes.columns.items()
+        },
+        "order": list(axes.dims),
+        "key": None if key is None else key_words(key),
+        "outputs": {
+            output.name: {
+                "shape": list(output.shape),
+                "dtype": output.dtype.name,
+                "dims": list(labels.dims[output.name]),
+            }
+            for output in cell.outputs
+        },
+        "coords": {dim: values.tolist() for dim, values in labels.coords.items()},
+        "attrs": dict(labels.attrs),
+        "may_be_nan": list(labels.may_be_nan),
+        "precision": jnp.result_type(float).name,
+        "platform": jax.default_backend(),
+        "jax": jax.__version__,
+    }
+
+
+def about(function: Callable[..., Any], key: Array | None) -> dict[str, Any]:
+    """Attributes of the store for people."""
+    from .. import __version__
+
+    return {
+        "function": title(function),
+        **({} if key is None else {"key": key_words(key)}),
+        "precision": jnp.result_type(float).name,
+        "platform": jax.default_backend(),
+        "device": jax.local_devices()[0].device_kind,
+        "bnjax_version": __version__,
+        "jax_version": jax.__version__,
+    }
+
+
+def title(function: Callable[..., Any]) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return name.rpartition(".<locals>.")[2]
+
+
+def key_words(key: Array) -> dict[str, Any]:
+    """What makes a key: ``jax.random.wrap_key_data(words, impl=impl)``."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    words = jax.random.key_data(key) if typed else key
+    return {"words": np.asarray(words).tolist(), "impl": str(jax.random.key_impl(key))}
+
+
+def _described(values: NDArray[Any]) -> dict[str, Any]:
+    ends = {"first": values[0].item(), "last": values[-1].item()}
+    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    return {"size": len(values), "dtype": values.dtype.name, **ends, "values": digest}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        return np.asarray(value).tolist()
+    raise TypeError(f"got {value!r}")

@@ -1,0 +1,325 @@
+"""The one compiled program of a sweep: the function in a tile of cells, on all local devices.
+
+A cell is known by its number in the grid (the last axis runs fastest). The program gets numbers
+and looks up for itself what the arguments are and which key is the cell's, so that what is
+computed together with what can make no difference. Cells go through the devices in blocks of
+fixed shape, because the shape of a block is all that rounding can depend on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jaxtyping import Array, Int, UInt
+from numpy.typing import NDArray
+
+from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split
+from ._axes import KEY, Axes
+
+# What a block may hold of the largest array that the function makes: enough to fill vector lanes
+# and hide what a loop costs, little enough for a core's own cache.
+_CPU_BLOCK = 2**18
+_CPU_CELLS = 1024
+# A GPU wants every lane that its memory can feed.
+_GPU_BLOCK = 2**28
+_GPU_CELLS = 2**16
+_SHARE_CELLS = 2**12  # of a device in a tile on a CPU, if blocks are smaller than that
+_SHARE_BYTES = 2**26  # of the results of a share
+
+
+class CellStatus(enum.IntEnum):
+    """What became of a cell.
+
+    Attributes
+    ----------
+    MISSING
+        Not computed yet.
+    OK
+        Computed.
+    NONFINITE
+        An output holds NaN or infinity, and it is not among ``may_be_nan``.
+    NOT_CONVERGED
+        An output called ``converged`` is False.
+    """
+
+    MISSING = 0
+    OK = 1
+    NONFINITE = 2
+    NOT_CONVERGED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """One array that a cell gives."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The function of a sweep as JAX sees it, traced once."""
+
+    jaxpr: ClosedJaxpr
+    outputs: tuple[Output, ...]
+    arguments: tuple[str, ...]
+    fingerprint: str
+    """Of the whole computation, with what the function closes over: equal for equal programs."""
+    largest: int
+    """Elements of the largest array that it makes on the way."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the results of a cell, its status included."""
+        return 1 + sum(output.nbytes for output in self.outputs)
+
+
+def trace(function: Callable[..., Any], axes: Axes, key: Array | None) -> Cell:
+    """Trace the function for scalar arguments."""
+    types = {name: as_argument(values).dtype for name, values in axes.values.items()}
+    given: dict[str, Any] = {name: jax.ShapeDtypeStruct((), x) for name, x in types.items()}
+    if key is not None:
+        given[KEY] = jax.eval_shape(lambda k: k, key)
+
+    def call(given: dict[str, Any]) -> Any:
+        return jax.tree.map(jnp.asarray, function(**given))
+
+    try:
+        jaxpr, shapes = jax.make_jaxpr(call, return_shape=True)(given)
+    except jax.errors.JAXTypeError as error:
+        raise ValueError(
+            "`function` must work for arguments that are traced, and give arrays of the same shape "
+            "in every cell: no `if`, `float` or `int` on an argument, and no shape that depends on "
+            f"one. JAX says: {str(error).splitlines()[0]}"
+        ) from error
+    except TypeError as error:
+        if "JAX" not in str(error) and "jax" not in str(error):
+            raise
+        raise ValueError(f"`function` must return a pytree of arrays; {error}") from error
+    leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
+    if not leaves:
+        raise ValueError("`function` must return at least one array; got none.")
+    outputs = tuple(_output(path, leaf) for path, leaf in leaves)
+    for output in outputs:
+        if [other.name for other in outputs].count(output.name) > 1:
+            raise ValueError(f"`function` must name its outputs apart; two are `{output.name}`.")
+    return Cell(jaxpr, outputs, tuple(types), _fingerprint(jaxpr), _largest(jaxpr.jaxpr))
+
+
+def as_argument(values: NDArray[Any]) -> NDArray[Any]:
+    """Values of an axis in the precision that JAX computes with."""
+    if values.dtype.kind == "b":
+        return values
+    return values.astype(jnp.result_type(float if values.dtype.kind == "f" else int))
+
+
+def _output(path: Sequence[Any], leaf: Any) -> Output:
+    name = jax.tree_util.keystr(tuple(path), simple=True, separator=".") or "result"
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"`function` must return numbers; its output `{name}` is a key of JAX.")
+    try:
+        dtype = np.dtype(leaf.dtype.name)
+    except TypeError:
+        raise ValueError(
+            f"`function` must return types that NumPy knows; its output `{name}` is {leaf.dtype}."
+        ) from None
+    return Output(name, tuple(leaf.shape), dtype)
+
+
+def _fingerprint(closed: ClosedJaxpr) -> str:
+    """SHA-256 of what is computed, constants included."""
+    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)).encode())
+    for inner in _closed(closed):
+        for constant in inner.consts:
+            array = np.asarray(jax.random.key_data(constant) if _is_key(constant) else constant)
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _is_key(value: Any) -> bool:
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _closed(closed: ClosedJaxpr) -> list[ClosedJaxpr]:
+    """A program and all that it calls, as far as they have constants of their own."""
+    found = [closed]
+    for jaxpr in _programs(closed.jaxpr):
+        for equation in jaxpr.eqns:
+            found += [x for x in _inside(equation) if isinstance(x, ClosedJaxpr)]
+    return found
+
+
+def _programs(jaxpr: Any) -> list[Any]:
+    """A program and all that it calls."""
+    found, waiting = [], [jaxpr]
+    while waiting:
+        found.append(waiting.pop())
+        for equation in found[-1].eqns:
+            waiting += [getattr(x, "jaxpr", x) for x in _inside(equation)]
+    return found
+
+
+def _inside(equation: Any) -> list[Any]:
+    """Programs among the parameters of an equation."""
+    leaves = jax.tree.leaves(
+        dict(equation.params), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+    )
+    return [x for x in leaves if hasattr(x, "eqns")]
+
+
+def _largest(jaxpr: Any) -> int:
+    sizes = [
+        math.prod(variable.aval.shape)
+        for program in _programs(jaxpr)
+        for equation in program.eqns
+        for variable in equation.outvars
+        if hasattr(variable.aval, "shape")
+    ]
+    return max(sizes, default=1)
+
+
+def default_block(cell: Cell, on_cpu: bool) -> int:
+    """Cells that are worked on together: a power of two."""
+    room, most = (_CPU_BLOCK, _CPU_CELLS) if on_cpu else (_GPU_BLOCK, _GPU_CELLS)
+    fits = max(1, min(room // max(cell.largest, 1), _SHARE_BYTES // cell.nbytes, most))
+    return 1 << (fits.bit_length() - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled tile."""
+
+    block: int
+    share: int
+    """Cells of a device: whole blocks."""
+    outputs: tuple[Output, ...]
+    run: Callable[..., Any]
+    inputs: tuple[Any, ...]
+    memory: int | None
+    """Bytes that XLA says a device needs for it, if it says so."""
+
+    @property
+    def tile(self) -> int:
+        return self.share * mesh().size
+
+    def __call__(self, numbers: NDArray[np.uint32]) -> tuple[Any, int]:
+        """Start computing up to a tile of cells, and say how many each device does."""
+        each = -(-len(numbers) // mesh().size)
+        # The devices share equally; what is left over repeats the last cell and is dropped.
+        order = np.minimum(np.arange(each * mesh().size), len(numbers) - 1)
+        padded = np.zeros((mesh().size, self.share), np.uint32)
+        padded[:, :each] = numbers[order].reshape(mesh().size, each)
+        counts = np.full(mesh().size, each, np.int32)
+        placed = jax.device_put((padded.reshape(-1), counts), split())
+        return self.run(*self.inputs, *placed), each
+
+    def fetch(self, started: tuple[Any, int], size: int) -> dict[str, NDArray[Any]]:
+        """Wait for the results [size, ...] of a tile, by name."""
+        results, each = started
+        names = [*(output.name for output in self.outputs), "status"]
+        return {
+            name: np.asarray(x)
+            .reshape(mesh().size, self.share, *x.shape[1:])[:, :each]
+            .reshape(mesh().size * each, *x.shape[1:])[:size]
+            for name, x in zip(names, results, strict=True)
+        }
+
+
+def compile_tile(
+    cell: Cell, axes: Axes, key: Array | None, may_be_nan: Sequence[str], block: int
+) -> Program:
+    """Compile the function for a tile: the only compilation of a sweep."""
+    on_cpu = mesh().devices.flat[0].platform == "cpu"
+    fits = max(1, min(_SHARE_CELLS if on_cpu else 4 * block, _SHARE_BYTES // cell.nbytes) // block)
+    share = block * fits
+    shape, arguments = axes.shape, cell.arguments
+    along = [axes.dims.index(axes.dim_of(name)) for name in arguments]
+    order = sorted([*arguments, KEY] if key is not None else arguments)  # as JAX flattens a dict
+    compute = jaxpr_as_fun(cell.jaxpr)
+
+    def one(
+        values: list[Array], key: Array | None, number: UInt[Array, ""]
+    ) -> tuple[list[Array], Int[Array, ""]]:
+        where = jnp.unravel_index(number.astype(_index_type(shape)), shape)
+        given = {name: x[where[i]] for name, x, i in zip(arguments, values, along, strict=True)}
+        if key is not None:
+            given[KEY] = jax.random.fold_in(key, number)
+        results = compute(*(given[name] for name in order))
+        return results, _status(cell.outputs, results, may_be_nan)
+
+    many = jax.vmap(one, in_axes=(None, None, 0))
+
+    def work(values: list[Array], key: Array | None, numbers: Array, counts: Array) -> list[Array]:
+        numbers = numbers.reshape(fits, block)
+        whole = [
+            jnp.zeros((fits, block, *output.shape), output.dtype) for output in cell.outputs
+        ] + [jnp.zeros((fits, block), jnp.uint8)]
+
+        # Not `lax.map`: the last tile of a chunk is seldom full.
+        def step(i: Array, whole: list[Array]) -> list[Array]:
+            results, status = many(values, key, numbers[i])
+            return [x.at[i].set(part) for x, part in zip(whole, [*results, status], strict=True)]
+
+        needed = (counts[0] + block - 1) // block
+        whole = jax.lax.fori_loop(0, needed, step, whole)
+        return [x.reshape(share, *x.shape[2:]) for x in whole]
+
+    # Devices have nothing to say to each other: each goes through its blocks at its own pace.
+    tile = jax.shard_map(
+        work,
+        mesh=mesh(),
+        in_specs=(EVERYWHERE, EVERYWHERE, SPLIT, SPLIT),
+        out_specs=SPLIT,
+        check_vma=False,
+    )
+    inputs = jax.device_put(([as_argument(axes.values[n]) for n in arguments], key), everywhere())
+    numbers = jax.ShapeDtypeStruct((share * mesh().size,), np.uint32, sharding=split())
+    counts = jax.ShapeDtypeStruct((mesh().size,), np.int32, sharding=split())
+    compiled = jax.jit(tile).lower(*inputs, numbers, counts).compile()
+    return Program(block, share, cell.outputs, compiled, inputs, _memory(compiled))
+
+
+def _index_type(shape: tuple[int, ...]) -> Any:
+    """Unsigned where numbers of cells need it; signed divisions are what XLA does best."""
+    return np.int32 if math.prod(shape) < 2**31 else np.uint32
+
+
+def _status(
+    outputs: Sequence[Output], results: Sequence[Array], may_be_nan: Sequence[str]
+) -> Int[Array, ""]:
+    """The code of `CellStatus` of a cell."""
+    finite = converged = jnp.asarray(True)
+    for output, result in zip(outputs, results, strict=True):
+        if jnp.issubdtype(result.dtype, jnp.inexact) and output.name not in may_be_nan:
+            finite &= jnp.isfinite(result).all()
+        if output.name.rpartition(".")[2] == "converged" and result.dtype == bool:
+            converged &= result.all()
+    code = jnp.where(converged, CellStatus.OK.value, CellStatus.NOT_CONVERGED.value)
+    return jnp.where(finite, code, CellStatus.NONFINITE.value).astype(jnp.uint8)
+
+
+def _memory(compiled: Any) -> int | None:
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return None
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )

@@ -1,0 +1,140 @@
+"""How far a sweep has come, and which of its cells failed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._axes import STATUS
+from ._program import CellStatus
+from ._store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepStatus:
+    """How far a sweep has come.
+
+    Attributes
+    ----------
+    cells : how many there are.
+    counts : how many of them are in each state, by `CellStatus`.
+    chunks : how many there are.
+    done : how many of these are there and whole.
+    torn : numbers of those that are there in part, or whose checksums are wrong. The next run
+        computes them again.
+    rate : cells a second in the last run of all processes together, NaN if nothing is known.
+    writers : numbers of the processes that are writing now.
+    """
+
+    cells: int
+    counts: dict[CellStatus, int]
+    chunks: int
+    done: int
+    torn: tuple[int, ...]
+    rate: float
+    writers: tuple[int, ...]
+
+    @property
+    def failed(self) -> int:
+        """Cells that were computed and went wrong."""
+        fine = (CellStatus.MISSING, CellStatus.OK)
+        return sum(number for code, number in self.counts.items() if code not in fine)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is there and whole."""
+        return self.done == self.chunks
+
+    @property
+    def seconds_left(self) -> float:
+        """Time that what is missing will take at this rate, NaN if nothing is known of it."""
+        left = self.counts[CellStatus.MISSING]
+        return left / self.rate if left else 0.0
+
+
+def status(store: str | Path) -> SweepStatus:
+    """Look at a sweep, also while it runs: every byte is read and every checksum tested.
+
+    Parameters
+    ----------
+    store : directory of a sweep.
+
+    Raises
+    ------
+    ValueError
+        If that is no sweep.
+    """
+    opened = Store(Path(store))
+    # In this order: a chunk that is being written is missing rather than torn.
+    done = opened.done()
+    touched = opened.touched() & ~done
+    if touched.any():
+        done |= opened.done(touched)
+    writers = opened.writers()
+    torn = () if writers else tuple(int(chunk) for chunk in np.flatnonzero(touched & ~done))
+    counts = opened.count(done)
+    chunks = [log.last_run()[1] for log in opened.logs()]
+    seconds = [sum(chunk["seconds"] for chunk in run) for run in chunks]
+    rates = [
+        sum(chunk["cells"] for chunk in run) / time
+        for run, time in zip(chunks, seconds, strict=True)
+        if time
+    ]
+    return SweepStatus(
+        int(np.prod(opened.chunks.shape)),
+        counts,
+        opened.chunks.number,
+        int(done.sum()),
+        torn,
+        float(sum(rates)) if rates else float("nan"),
+        tuple(writers),
+    )
+
+
+def failed(store: str | Path) -> xr.Dataset:
+    """The failed cells of a sweep.
+
+    Parameters
+    ----------
+    store : directory of a sweep.
+
+    Returns
+    -------
+    xarray.Dataset
+        Along ``cell``: ``status`` and the arguments of each failed cell, and its ``number``
+        (the last axis runs fastest). ``axes={"cell": {name: table[name] for name in ...}}`` makes
+        a sweep of these alone, with another function or other settings.
+
+    Raises
+    ------
+    ValueError
+        If that is no sweep.
+    """
+    import xarray as xr
+
+    opened = Store(Path(store))
+    numbers, codes = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
+    for chunk in np.flatnonzero(opened.done()):
+        status = opened.read(int(chunk), (STATUS,))[STATUS]
+        bad = status != CellStatus.OK
+        numbers.append(opened.chunks.numbers(int(chunk))[bad].astype(np.int64))
+        codes.append(status[bad])
+    number = np.concatenate(numbers)
+    order = np.argsort(number)
+    number, code = number[order], np.concatenate(codes)[order]
+    where = np.unravel_index(number, opened.chunks.shape)
+    dataset = xr.open_zarr(store)
+    place = dict(zip(dataset[STATUS].dims, where, strict=True))
+    variables = {
+        name: ("cell", dataset[name].values[place[dataset[name].dims[0]]], dataset[name].attrs)
+        for name in opened.arguments
+    }
+    return xr.Dataset(
+        {STATUS: ("cell", code, dataset[STATUS].attrs), "number": ("cell", number), **variables}
+    )

@@ -1,0 +1,385 @@
+"""The Zarr store of a sweep, which is its own manifest.
+
+A chunk of cells is one file for each variable. A file is written beside its place and renamed, and
+ends in a checksum of what it holds; the file of ``status`` comes last. So a chunk is done if and
+only if all its files are there and whole, whatever stopped the sweep that wrote them, and nobody
+has to keep a list. What must be equal for a sweep to be the same sweep is in the attributes of the
+store, which appears under its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._axes import STATUS, Axes
+from ._chunks import Chunks
+from ._program import CellStatus, Output
+
+if TYPE_CHECKING:
+    import zarr
+
+_FORMAT = 1
+_SUM_BYTES = 4  # of the CRC-32C at the end of a file
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a store holds besides the numbers, and how it is cut."""
+
+    axes: Axes
+    outputs: tuple[Output, ...]
+    dims: Mapping[str, tuple[str, ...]]
+    coords: Mapping[str, NDArray[Any]]
+    attrs: Mapping[str, Mapping[str, Any]]
+    box: tuple[int, ...]
+
+
+class Store:
+    """A sweep on disk."""
+
+    def __init__(self, path: Path):
+        import zarr
+
+        self.path = path
+        self._writable: dict[str, Any] = {}
+        try:
+            self._group = zarr.open_group(path, mode="r", use_consolidated=True)
+            manifest: Any = self._group.attrs["sweep"]
+            self.configuration: dict[str, Any] = manifest["configuration"]
+            self.block: int = manifest["block"]
+            self.chunks = Chunks(tuple(manifest["shape"]), tuple(manifest["chunk"]))
+            self.variables: tuple[str, ...] = tuple(manifest["variables"])
+            self.arguments: tuple[str, ...] = tuple(manifest["arguments"])
+            readable = manifest["format"] == _FORMAT
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`store` must be a sweep, or not exist; {path} is something else."
+            ) from error
+        if not readable:
+            raise ValueError(
+                f"`store` {path} was written in format {manifest['format']}; this version of bnjax "
+                f"reads format {_FORMAT}."
+            )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return dict(self._group.attrs)
+
+    # Chunks.
+
+    def file(self, variable: str, chunk: int) -> Path:
+        """Where a variable's part of a chunk is, once it is there."""
+        array = self.array(variable)
+        where = self.chunks.where(chunk)
+        where += (0,) * (array.ndim - len(where))
+        return self.path / variable / array.metadata.encode_chunk_key(where)
+
+    def array(self, variable: str) -> zarr.Array[Any]:
+        array: Any = self._group[variable]
+        return array
+
+    def done(self, which: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+        """Which chunks, among some or all, are there and whole: every byte is read."""
+
+        def whole(chunk: int) -> bool:
+            if which is not None and not which[chunk]:
+                return False
+            return all(_is_whole(self.file(name, chunk)) for name in (STATUS, *self.variables))
+
+        with ThreadPoolExecutor() as pool:
+            return np.fromiter(pool.map(whole, range(self.chunks.number)), bool)
+
+    def begun(self) -> NDArray[np.bool_]:
+        """Which chunks have their last file, on the word of the directory."""
+        chunks = range(self.chunks.number)
+        return np.fromiter((self.file(STATUS, chunk).exists() for chunk in chunks), bool)
+
+    def touched(self) -> NDArray[np.bool_]:
+        """Which chunks have any file."""
+        names, chunks = (STATUS, *self.variables), range(self.chunks.number)
+        there = (any(self.file(name, chunk).exists() for name in names) for chunk in chunks)
+        return np.fromiter(there, bool)
+
+    def count(self, done: NDArray[np.bool_]) -> dict[CellStatus, int]:
+        """Cells in each state, where those of chunks that are not done are missing."""
+        counts = np.zeros(len(CellStatus), np.int64)
+        for chunk in np.flatnonzero(done):
+            codes = self.read(int(chunk), (STATUS,))[STATUS]
+            counts += np.bincount(codes, minlength=len(CellStatus))
+        counts[CellStatus.MISSING] += int(np.prod(self.chunks.shape)) - counts.sum()
+        return {code: int(counts[code]) for code in CellStatus}
+
+    def discard(self, chunk: int) -> None:
+        """Remove what there is of a chunk that is not whole: Zarr might want to read it."""
+        for name in (STATUS, *self.variables):
+            self.file(name, chunk).unlink(missing_ok=True)
+
+    def sweep_out(self) -> None:
+        """Remove what writers left behind who did not live to rename it."""
+        for name in (STATUS, *self.variables):
+            for file in (self.path / name).rglob("*.partial"):
+                file.unlink(missing_ok=True)
+
+    def write(self, chunk: int, results: Mapping[str, NDArray[Any]]) -> None:
+        """Write the cells [cells, ...] of a chunk, and then that they are there."""
+        import zarr
+
+        where, extent = self.chunks.slices(chunk), self.chunks.extent(chunk)
+        # Also a chunk of nothing but fill values is a file, which Zarr would leave out.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            for name in (*self.variables, STATUS):
+                if name not in self._writable:
+                    self._writable[name] = zarr.open_array(self.path / name, mode="r+")
+                values = results[name]
+                self._writable[name][where] = values.reshape(*extent, *values.shape[1:])
+
+    def read(self, chunk: int, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """The cells [cells, ...] of a chunk, by variable."""
+        where, size = self.chunks.slices(chunk), int(np.prod(self.chunks.extent(chunk)))
+        result = {}
+        for name in (*self.variables, STATUS) if names is None else names:
+            values = np.asarray(self.array(name)[where])
+            result[name] = values.reshape(size, *values.shape[len(where) :])
+        return result
+
+    # Who writes.
+
+    @contextlib.contextmanager
+    def lease(self, process: int) -> Iterator[Log]:
+        """Be the only writer with this number, until the process ends, however it does."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._lease(process), timeout=0)
+        log = Log(self.path / STATUS / f"process-{process}.log")
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"`store` {self.path} is being written by another sweep ({log.writer()}). Wait for "
+                "it, or stop it."
+            ) from None
+        except OSError as error:
+            raise ValueError(
+                f"`store` must be writable; {self.path}: {error.strerror or error}."
+            ) from error
+        try:
+            yield log
+        finally:
+            lock.release()
+
+    def writers(self, but: int | None = None) -> list[int]:
+        """Numbers of the processes that are writing now, one perhaps left out."""
+        from filelock import FileLock, Timeout
+
+        alive = []
+        for file in sorted((self.path / STATUS).glob("process-*.lock")):
+            number = int(file.stem.removeprefix("process-"))
+            if number == but:
+                continue
+            lock = FileLock(file, timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                alive.append(number)
+            except OSError:  # cannot be locked, hence not by others
+                continue
+            else:
+                lock.release()
+        return alive
+
+    def logs(self) -> list[Log]:
+        return [Log(file) for file in sorted((self.path / STATUS).glob("process-*.log"))]
+
+    def _lease(self, process: int) -> Path:
+        return self.path / STATUS / f"process-{process}.lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """What a process says of its own work: a line of JSON for the start and for each chunk."""
+
+    path: Path
+
+    def start(self, **about: Any) -> None:
+        self._add({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()} | about)
+
+    def chunk(self, chunk: int, cells: int, seconds: float) -> None:
+        self._add({"chunk": chunk, "cells": cells, "seconds": round(seconds, 6)})
+
+    def last_run(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What was said at the last start, and of the chunks since."""
+        start: dict[str, Any] = {}
+        chunks: list[dict[str, Any]] = []
+        if self.path.exists():
+            for line in self.path.read_text(errors="replace").splitlines():
+                try:
+                    said = json.loads(line)
+                except ValueError:  # a line that was cut off
+                    continue
+                if "pid" in said:
+                    start, chunks = said, []
+                elif "chunk" in said:
+                    chunks.append(said)
+        return start, chunks
+
+    def writer(self) -> str:
+        start, _ = self.last_run()
+        if not start:
+            return "which has not said more"
+        return f"process {start['pid']} on {start['host']}"
+
+    def _add(self, what: Mapping[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(f"\n{json.dumps(what)}\n")  # a cut-off line before must not spoil this one
+
+
+def create(
+    path: Path,
+    layout: Layout,
+    configuration: Mapping[str, Any],
+    block: int,
+    about: Mapping[str, Any],
+) -> Store:
+    """Make an empty store, which is there as a whole or not at all."""
+    import zarr
+
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"`store` must be a sweep, or not exist; {path} is something else.")
+    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
+        manifest = {
+            "format": _FORMAT,
+            "hash": hashed(configuration),
+            "configuration": configuration,
+            "shape": layout.axes.shape,
+            "chunk": layout.box,
+            "block": block,
+            "variables": [output.name for output in layout.outputs],
+            "arguments": list(layout.axes.values),
+        }
+        group = zarr.create_group(beside, attributes={**about, "sweep": manifest})
+        for dim, columns in layout.axes.columns.items():
+            for name, values in columns.items():
+                _coordinate(group, name, dim, values, layout.attrs.get(name, {}))
+        for dim, values in layout.coords.items():
+            _coordinate(group, dim, dim, values, layout.attrs.get(dim, {}))
+        for output in layout.outputs:
+            dims, attrs = layout.dims[output.name], layout.attrs.get(output.name, {})
+            _variable(group, layout, output, dims, attrs)
+        status = Output(STATUS, (), np.dtype(np.uint8))
+        _variable(group, layout, status, (), _status_attributes())
+        with warnings.catch_warnings():
+            # So that opening does not list a directory with all its chunks.
+            warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+            zarr.consolidate_metadata(beside)
+        if path.exists():
+            path.rmdir()
+        beside.rename(path)
+    except OSError as error:
+        raise ValueError(f"`store` must be writable; {path}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Store(path)
+
+
+def hashed(configuration: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What is not the same in two configurations, in words."""
+    a, b = _flat(stored), _flat(given)
+    return [
+        f"{name} is {a.get(name, 'absent')} there and {b.get(name, 'absent')} here"
+        for name in {**a, **b}
+        if a.get(name) != b.get(name)
+    ]
+
+
+def _flat(nested: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(nested, Mapping):
+        flat: dict[str, Any] = {}
+        for key, value in nested.items():
+            flat |= _flat(value, f"{name}.{key}" if name else key)
+        return flat
+    return {name: json.loads(json.dumps(nested))}
+
+
+def _coordinate(
+    group: Any, name: str, dim: str, values: NDArray[Any], attrs: Mapping[str, Any]
+) -> None:
+    text = values.dtype.kind in "OUT"
+    group.create_array(
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype=str if text else values.dtype,
+        dimension_names=(dim,),
+        attributes=dict(attrs),
+    )[:] = values.astype(object) if text else values
+
+
+def _variable(
+    group: Any, layout: Layout, output: Output, dims: tuple[str, ...], attrs: Mapping[str, Any]
+) -> None:
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    group.create_array(
+        output.name,
+        shape=(*layout.axes.shape, *output.shape),
+        chunks=(*layout.box, *(max(1, n) for n in output.shape)),
+        dtype=output.dtype,
+        fill_value=_missing(output),
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        dimension_names=(*layout.axes.dims, *dims),
+        attributes=dict(attrs),
+    )
+
+
+def _missing(output: Output) -> Any:
+    """What stands where nothing has been computed: NaN, or a number that no code is."""
+    kind = output.dtype.kind
+    if output.name == STATUS or kind == "b":
+        return output.dtype.type(0)
+    if kind in "fc":
+        return output.dtype.type(np.nan)
+    limits = np.iinfo(output.dtype)
+    return output.dtype.type(limits.min if kind == "i" else limits.max)
+
+
+def _status_attributes() -> dict[str, Any]:
+    return {
+        "long_name": "what became of the cell",
+        "flag_values": [code.value for code in CellStatus],
+        "flag_meanings": " ".join(code.name for code in CellStatus),
+    }
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file is there and ends in its checksum."""
+    import google_crc32c
+
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False
+    body, end = content[:-_SUM_BYTES], content[-_SUM_BYTES:]
+    return len(content) > _SUM_BYTES and google_crc32c.value(body) == int.from_bytes(end, "little")

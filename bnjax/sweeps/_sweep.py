@@ -1,0 +1,453 @@
+"""`bnjax.sweep`: a function in every cell of a very large grid, kept on disk as it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+from numpy.typing import NDArray
+
+from .._check import check_key
+from .._devices import mesh
+from ..learning._memory_limit import available_memory
+from ._axes import STATUS, Axes, check_arguments, read_axes
+from ._chunks import cut
+from ._configuration import about, configuration_of, read_labels
+from ._program import Cell, CellStatus, Program, compile_tile, default_block, trace
+from ._store import Layout, Log, Store, create, differences
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_CHUNK_BYTES = 2**26  # of the results of a chunk
+_CHUNK_SECONDS = 10.0
+_FEWEST_CHUNKS = 32  # of a process, as long as each is worth the trouble
+_POLL_SECONDS = 0.2
+
+
+def sweep(
+    function: Callable[..., Any],
+    axes: Mapping[str, Any],
+    *,
+    store: str | Path,
+    key: Array | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    attrs: Mapping[str, Mapping[str, Any]] | None = None,
+    may_be_nan: Sequence[str] = (),
+    chunk: int | None = None,
+    rerun_failed: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Compute a function in every cell of a grid, into a store that survives anything.
+
+    The results go to disk chunk by chunk, each as a whole or not at all. The same call on the same
+    store computes what is missing and nothing else, whatever stopped the one before. What a cell
+    gives depends on its arguments and on its number alone: not on chunks, devices, processes,
+    interruptions or order (for one platform and version of JAX).
+
+    All local devices share the work. Where ``jax.distributed`` is initialised, every process makes
+    the same call, all on the same file system, and each computes chunks of its own.
+
+    Parameters
+    ----------
+    function : pure function of scalars, called as ``function(**arguments)``, that `jax.jit` and
+        `jax.vmap` can trace. It returns a pytree of arrays of any shape; an output is named after
+        its place in the pytree (``"belief.mean"``; ``"result"`` if it is all there is).
+    axes : for each dimension, in the order of the store, the values [N] of the argument of that
+        name: an array of floats, whole numbers or truth values, or ``"low:high:n"``. A mapping of
+        names to values instead lets several arguments vary together along one dimension.
+    store : directory of the Zarr store: made if it is not there, continued if it is.
+    key : a JAX key, from which each cell's ``key`` is folded by the number of the cell (the last
+        axis runs fastest).
+    dims : names of the dimensions of outputs besides the axes, by name of the output.
+        Default: ``"<output>_0"`` and so on.
+    coords : labels along such dimensions: numbers or names.
+    attrs : attributes, such as ``units``, of outputs, axes and coordinates, by name.
+    may_be_nan : outputs in which NaN means something other than failure.
+    chunk : about how many cells are computed, written and, after a mishap, repeated as one; the
+        store records what became of it. Default: as many as fit in 64 MiB, a sixteenth of the free
+        memory and ten seconds, but not so many that there are fewer than 32 chunks. A store
+        that exists keeps the chunks it has.
+    rerun_failed : compute the failed cells of a store again, and nothing but these and what is
+        missing.
+    progress : called with (cells done, cells in all) after every chunk; of a process among
+        several, of its own cells.
+
+    Returns
+    -------
+    xarray.Dataset
+        What ``xarray.open_zarr(store)`` gives, lazily: the outputs, with the axes as dimensions in
+        the order given, and ``status`` (codes of `bnjax.sweeps.CellStatus`): MISSING, OK,
+        NONFINITE where an output holds NaN or infinity, NOT_CONVERGED where an output whose name
+        ends in ``converged`` is False. A store can be opened while it is being written: what is
+        missing is NaN, False, or the number of its type furthest from 0.
+
+    Raises
+    ------
+    ValueError
+        Before anything is computed, if the function and the axes do not fit each other, the
+        function cannot be traced, the store cannot be written, is being written by another sweep,
+        is something else, or belongs to another sweep; the differences are spelled out.
+    OSError
+        If a chunk could not be written. What was written before is whole.
+    RuntimeError
+        If another process ended before its chunks were done.
+
+    Notes
+    -----
+    SIGTERM, which schedulers send before they preempt, ends the sweep after the chunk that is
+    being written. Failed cells raise a ``RuntimeWarning`` at the end; `bnjax.sweeps.failed` lists
+    them.
+
+    Examples
+    --------
+    >>> import bnjax as bn, tempfile
+    >>> def outcome(p_sycophantic, p_honest):
+    ...     problem = bn.scenarios.sycophancy(p_sycophantic, p_honest)
+    ...     return {"phase": bn.phase(problem)}
+    >>> axes = {"p_sycophantic": "0.1:0.9:3", "p_honest": [0.2, 0.6]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = bn.sweep(outcome, axes, store=f"{folder}/phases").load()
+    >>> [[bn.Phase(int(code)).name for code in row] for row in done.phase]
+    [['OSCILLATORY', 'SAFE'], ['OSCILLATORY', 'SAFE'], ['UNSAFE', 'MULTISTABLE']]
+    """
+    return run(
+        function,
+        axes,
+        store=store,
+        key=key,
+        dims=dims,
+        coords=coords,
+        attrs=attrs,
+        may_be_nan=may_be_nan,
+        chunk=chunk,
+        rerun_failed=rerun_failed,
+        progress=progress,
+        extra={},
+    )
+
+
+def run(
+    function: Callable[..., Any],
+    axes: Mapping[str, Any],
+    *,
+    store: str | Path,
+    key: Array | None,
+    dims: Mapping[str, Sequence[str]] | None,
+    coords: Mapping[str, Any] | None,
+    attrs: Mapping[str, Mapping[str, Any]] | None,
+    may_be_nan: Sequence[str],
+    chunk: int | None,
+    rerun_failed: bool,
+    progress: Callable[[int, int], None] | None,
+    extra: Mapping[str, Any],
+) -> xr.Dataset:
+    """`sweep`, with further attributes for the store."""
+    import xarray as xr
+
+    grid = read_axes(axes)
+    if key is not None:
+        check_key(key)
+    check_arguments(function, grid, key is not None)
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"`chunk` must be a positive number of cells or None; got {chunk!r}.")
+    if progress is not None and not callable(progress):
+        raise ValueError(f"`progress` must be a function or None; got {progress!r}.")
+    path = Path(store)
+    cell = trace(function, grid, key)
+    labels = read_labels(grid, cell.outputs, dims, coords, attrs, may_be_nan)
+    wanted = configuration_of(function, grid, cell, key, labels)
+    existing = Store(path) if _is_there(path) else None
+    if existing is not None:
+        _check_same(existing, wanted, chunk)
+    program = _compile(cell, grid, key, labels.may_be_nan, existing)
+
+    def make() -> Store:
+        cells = _default_chunk(program, cell, grid) if chunk is None else chunk
+        layout = Layout(
+            grid, cell.outputs, labels.dims, labels.coords, labels.attrs, cut(grid.shape, cells)
+        )
+        return create(path, layout, wanted, program.block, {**about(function, key), **extra})
+
+    with _opened(existing, make, path, wanted) as (opened, log, done):
+        if program.block != opened.block:
+            program = compile_tile(cell, grid, key, labels.may_be_nan, opened.block)
+        work = _Work(opened, program, log, progress)
+        work.do(done, rerun_failed)
+    _wait_for_others(opened)
+    if jax.process_index() == 0:
+        _warn_of_failures(opened)
+    return xr.open_zarr(path)
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+
+
+def _check_same(store: Store, wanted: Mapping[str, Any], chunk: int | None) -> None:
+    told = differences(store.configuration, wanted)
+    if told:
+        raise ValueError(
+            f"`store` {store.path} holds another sweep: {'; '.join(told)}. Make the same call as "
+            "before to continue it, or choose another store."
+        )
+    if chunk is not None and cut(store.chunks.shape, chunk) != store.chunks.box:
+        raise ValueError(
+            f"`chunk` must be left out to continue {store.path}, which has chunks of "
+            f"{'x'.join(map(str, store.chunks.box))} cells; got {chunk:,}."
+        )
+
+
+def _compile(
+    cell: Cell, axes: Axes, key: Array | None, may_be_nan: Sequence[str], existing: Store | None
+) -> Program:
+    """Compile a tile that fits in the memory of the device."""
+    on_cpu = mesh().devices.flat[0].platform == "cpu"
+    block = default_block(cell, on_cpu) if existing is None else existing.block
+    while True:
+        program = compile_tile(cell, axes, key, may_be_nan, block)
+        free = _free_device_memory()
+        # A store that exists has chosen: its numbers come from blocks of one shape.
+        if existing is not None or block == 1 or program.memory is None or free is None:
+            return program
+        if program.memory <= free // 2:
+            return program
+        excess = -(-program.memory // max(1, free // 2))
+        block = max(1, block >> (excess - 1).bit_length())
+
+
+def _free_device_memory() -> int | None:
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        free = available_memory()
+        return None if free is None else free // len(jax.local_devices())
+    stats = device.memory_stats()
+    return None if not stats else stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def _default_chunk(program: Program, cell: Cell, axes: Axes) -> int:
+    """Cells of a chunk that memory holds easily and that nobody minds to repeat."""
+    devices = mesh().size
+    few = min(axes.size, program.block * devices)
+    began = time.perf_counter()
+    program.fetch(program(np.arange(few, dtype=np.uint32)), few)
+    each = (time.perf_counter() - began) / few
+    free = [x for x in (available_memory(), _free_device_memory()) if x is not None]
+    most = min([_CHUNK_BYTES, *(x // 16 for x in free)]) // cell.nbytes
+    most = min(most, int(_CHUNK_SECONDS / each))
+    worthwhile = max(few, min(program.tile, most))
+    return max(worthwhile, min(most, -(-axes.size // (_FEWEST_CHUNKS * jax.process_count()))))
+
+
+@contextlib.contextmanager
+def _opened(
+    existing: Store | None, make: Callable[[], Store], path: Path, wanted: Mapping[str, Any]
+) -> Iterator[tuple[Store, Log, NDArray[np.bool_]]]:
+    """The store, this process's right to write to it, and which of its chunks are done.
+
+    The first process makes the store and says what is done, so that all deal alike.
+    """
+    process = jax.process_index()
+    with contextlib.ExitStack() as stack:
+        if process == 0:
+            try:
+                store = make() if existing is None else existing
+                log = stack.enter_context(store.lease(process))
+                others = store.writers(but=process)
+                if others:
+                    raise ValueError(
+                        f"`store` {path} is still being written by process {others[0]} of an "
+                        "earlier sweep. Wait for it, or stop it."
+                    )
+                done = store.done()
+                for torn in np.flatnonzero(~done):
+                    store.discard(int(torn))
+                store.sweep_out()
+            except BaseException:
+                _broadcast(np.asarray(False))
+                raise
+            _broadcast(np.asarray(True))
+        else:
+            if not _broadcast(np.asarray(False)):
+                raise RuntimeError("the sweep's first process could not open the store.")
+            store = Store(path)
+            _check_same(store, wanted, None)
+            log = stack.enter_context(store.lease(process))
+            done = np.zeros(store.chunks.number, bool)
+        done = _broadcast(done)
+        log.start(processes=jax.process_count(), devices=mesh().size, chunks=int((~done).sum()))
+        yield store, log, done
+
+
+def _broadcast(value: NDArray[Any]) -> NDArray[Any]:
+    """What the first process says, in all."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
+class _Work:
+    """The chunks of one process, computed one after the other while the last is written."""
+
+    def __init__(
+        self,
+        store: Store,
+        program: Program,
+        log: Log,
+        progress: Callable[[int, int], None] | None,
+    ):
+        self.store, self.program, self.log, self.progress = store, program, log, progress
+        self.cells = 0
+        self.total = 0
+
+    def do(self, done: NDArray[np.bool_], rerun_failed: bool) -> None:
+        """Compute what is missing, and what failed if asked."""
+        missing = self._mine(np.flatnonzero(~done))
+        finished = self._mine(np.flatnonzero(done))
+        self.total = sum(self._size(chunk) for chunk in [*missing, *finished])
+        self.cells = sum(self._size(chunk) for chunk in finished)
+        with _terminable() as stopped, ThreadPoolExecutor(1) as writer:
+            if rerun_failed:
+                for chunk in finished:
+                    if not stopped.is_set():
+                        self._repeat(chunk)
+            self._compute(missing, stopped, writer)
+            if stopped.is_set():
+                said = f"{self.cells:,} of {self.total:,} cells are done"
+                if self.cells < self.total:
+                    print(
+                        f"bnjax: terminated; {said}. The same call on {self.store.path} goes on.",
+                        file=sys.stderr,
+                    )
+
+    def _mine(self, chunks: NDArray[np.intp]) -> list[int]:
+        return [int(chunk) for chunk in chunks[jax.process_index() :: jax.process_count()]]
+
+    def _size(self, chunk: int) -> int:
+        return int(np.prod(self.store.chunks.extent(chunk)))
+
+    def _compute(
+        self, chunks: Sequence[int], stopped: threading.Event, writer: ThreadPoolExecutor
+    ) -> None:
+        waiting: tuple[int, list[Any]] | None = None
+        writing: Future[int] | None = None
+        began = time.monotonic()
+        for chunk in [*chunks, None]:
+            # The next chunk is on its way to the devices before the last one is fetched.
+            started = None
+            if chunk is not None and not stopped.is_set():
+                started = chunk, self._start(self.store.chunks.numbers(chunk))
+            if waiting is not None and not stopped.is_set():
+                number, tiles = waiting
+                results = self._fetch(tiles, stopped)
+                if writing is not None:
+                    began = self._written(writing.result(), began)
+                    writing = None
+                if results is not None:
+                    writing = writer.submit(self._write, number, results)
+            waiting = started
+        if writing is not None:
+            self._written(writing.result(), began)
+
+    def _start(self, numbers: NDArray[np.uint32]) -> list[Any]:
+        tile = self.program.tile
+        parts = [numbers[i : i + tile] for i in range(0, len(numbers), tile)]
+        return [(self.program(part), len(part)) for part in parts]
+
+    def _fetch(
+        self, tiles: list[Any], stopped: threading.Event | None = None
+    ) -> dict[str, NDArray[Any]] | None:
+        parts = []
+        for started, size in tiles:
+            if stopped is not None and stopped.is_set():
+                return None
+            parts.append(self.program.fetch(started, size))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _write(self, chunk: int, results: Mapping[str, NDArray[Any]]) -> int:
+        try:
+            self.store.write(chunk, results)
+        except OSError as error:
+            said = f"{self.cells:,} of {self.total:,} cells are done and safe"
+            raise OSError(
+                error.errno,
+                f"a chunk of {self.store.path} could not be written: {error.strerror or error}; "
+                f"{said}. When that is mended, the same call goes on",
+            ) from error
+        return chunk
+
+    def _written(self, chunk: int, began: float) -> float:
+        size, now = self._size(chunk), time.monotonic()
+        self.cells += size
+        self.log.chunk(chunk, size, now - began)
+        if self.progress is not None:
+            self.progress(self.cells, self.total)
+        return now
+
+    def _repeat(self, chunk: int) -> None:
+        """Compute the failed cells of a chunk again."""
+        old = self.store.read(chunk)
+        failed = np.flatnonzero(old[STATUS] != CellStatus.OK)
+        if failed.size:
+            new = self._fetch(self._start(self.store.chunks.numbers(chunk)[failed]))
+            assert new is not None
+            for name, values in new.items():
+                old[name][failed] = values
+            self._write(chunk, old)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[threading.Event]:
+    """Let SIGTERM say when to stop; afterwards it does what it would have done."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped  # only the main thread may ask for signals
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        if stopped.is_set():
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _wait_for_others(store: Store) -> None:
+    """Wait while other processes of this sweep are at work."""
+    if jax.process_count() == 1:
+        return
+    while not store.begun().all():
+        if not store.writers() and not (begun := store.begun()).all():
+            raise RuntimeError(
+                f"{(~begun).sum()} of {begun.size} chunks of {store.path} are missing, because the "
+                "process that was to compute them ended. Make the same call again to go on."
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _warn_of_failures(store: Store) -> None:
+    counts = store.count(store.begun())
+    fine = (CellStatus.OK, CellStatus.MISSING)
+    bad = {code: n for code, n in counts.items() if n and code not in fine}
+    if bad:
+        told = ", ".join(f"{n:,} {CellStatus(code).name}" for code, n in bad.items())
+        warnings.warn(
+            f"{sum(bad.values()):,} of {sum(counts.values()):,} cells of {store.path} failed "
+            f"({told}); `bnjax.sweeps.failed` lists them.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
