@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -95,9 +95,9 @@ def check_probabilities(name: str, array: Array) -> None:
     off = np.argwhere(np.abs(total - 1) > probability_tolerance(array.dtype))
     if len(off):
         where = tuple(int(i) for i in off[0])
+        at = f" at index {where}" if where else ""
         raise ValueError(
-            f"`{name}` must sum to one over its last axis; got a sum of {total[where]:.9g} at "
-            f"index {where}."
+            f"`{name}` must sum to one over its last axis; got a sum of {total[where]:.9g}{at}."
         )
 
 
@@ -106,6 +106,21 @@ def finite_number(name: str, value: ArrayLike) -> Array:
     array = as_float(name, value, ndim=0)
     check_finite(name, array)
     return array
+
+
+def number(
+    name: str,
+    value: Any,
+    wanted: str = "be a finite number",
+    fine: Callable[[float], bool] | None = None,
+) -> float:
+    """Return a finite number of the host for which ``fine`` holds; ``wanted`` says so in words."""
+    array = np.asarray(value) if np.isscalar(value) or hasattr(value, "dtype") else None
+    if array is not None and array.ndim == 0 and array.dtype.kind in "iuf":
+        found = float(array)
+        if np.isfinite(found) and (fine is None or fine(found)):
+            return found
+    raise ValueError(f"`{name}` must {wanted}; got {value!r}.")
 
 
 def check_exploration(exploration: ArrayLike) -> Array:

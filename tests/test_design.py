@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -397,10 +398,29 @@ def test_nonfinite_objectives_stop_the_search():
         ({"design": D.Argument("p_honest", 0.1, 0.9)}, "both designed"),
         ({"design": D.Argument("p_sycophantic", -1.0, 2.0)}, "p_sycophantic"),
         ({"num_starts": 0}, "num_starts"),
+        ({"optimizer": optax.adam}, "optimizer"),
+        ({"tolerance": -1.0}, "tolerance"),
+        ({"tolerance": np.nan}, "tolerance"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"required": "all"}, "required"),
+        ({"progress": "bar"}, "progress"),
+        ({"objective": lambda evaluation: evaluation.safe_share}, "objective"),
+        (
+            {
+                "scenario": lambda: eqx.tree_at(
+                    lambda p: p.theta, two_models(0.7, 0.6), jnp.zeros((2, 0))
+                ),
+                "environments": {},
+                "design": D.SupportBounds(),
+            },
+            "models with parameters",
+        ),
         ({"scenario": bn.scenarios.coin, "environments": {}}, "safe"),
     ],
 )
-def test_bad_arguments(options, message):
+def test_bad_arguments(options, message, monkeypatch):
+    # Users have no types checked.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     given: Any = {
         "scenario": bn.scenarios.sycophancy,
         "environments": {"p_honest": (0.5, 0.9)},
@@ -409,6 +429,28 @@ def test_bad_arguments(options, message):
     }
     with pytest.raises(ValueError, match=message):
         D.optimize(**given)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "given"),
+    [
+        (D.SupportBounds, "least", -0.1),
+        (D.SupportBounds, "softness", 0.0),
+        (D.BetaPrior, "parameter", -1),
+        (D.BetaPrior, "largest", 0.5),
+        (D.GaussianPrior, "least", -1.0),
+        (D.Width, "high", np.inf),
+        (D.Width, "weight", -1.0),
+        (D.Exploration, "most", 2.0),
+        (D.RewardScale, "largest", -1.0),
+        (D.RewardBonus, "most", 0.0),
+        (D.Objective, "cost", np.nan),
+        (D.Objective, "penalty", np.inf),
+    ],
+)
+def test_bad_designs_and_objectives(make, name, given):
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        make(**{name: given})
 
 
 # Fronts

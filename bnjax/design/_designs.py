@@ -13,9 +13,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._check import number
 from .._consequence import Categorical
 from ..problem import AbstractFiniteProblem
 
@@ -196,12 +198,25 @@ class _OverTheta(AbstractPriorDesign):
 
     parameter: int = eqx.field(static=True, default=0)
 
+    def __check_init__(self):
+        if not isinstance(self.parameter, (int, np.integer)) or self.parameter < 0:
+            raise ValueError(
+                "`parameter` must be one of the parameters of the models, numbered from 0; got "
+                f"{self.parameter!r}."
+            )
+
     def place(self, problem: AbstractFiniteProblem) -> Float[Array, " models"]:
         """Where each model lies between the least and the largest of the parameter, in [0, 1]."""
-        if not 0 <= self.parameter < problem.theta.shape[1]:
+        num = problem.theta.shape[1]
+        if num == 0:
             raise ValueError(
-                f"`parameter` must be one of the {problem.theta.shape[1]} parameters of the "
-                f"models, numbered from 0; got {self.parameter!r}."
+                f"{type(self).__name__} needs models with parameters (`theta`), and those of this "
+                "scenario have none: bn.design.LogPrior weighs models one by one."
+            )
+        if self.parameter >= num:
+            raise ValueError(
+                f"`parameter` must be one of the {num} parameters of the models, numbered from 0; "
+                f"got {self.parameter!r}."
             )
         theta = problem.theta[:, self.parameter]
         low, high = theta.min(), theta.max()
@@ -220,6 +235,9 @@ class BetaPrior(_OverTheta):
     """
 
     largest: float = eqx.field(static=True, default=200.0)
+
+    def __check_init__(self):
+        number("largest", self.largest, "be more than 1", lambda x: x > 1)
 
     def init(
         self, problem: AbstractFiniteProblem, arguments: Arguments, exploration: Float[Array, ""]
@@ -256,6 +274,9 @@ class GaussianPrior(_OverTheta):
     """
 
     least: float = eqx.field(static=True, default=0.02)
+
+    def __check_init__(self):
+        number("least", self.least, "lie inside (0, 3)", lambda x: 0 < x < 3)
 
     def init(
         self, problem: AbstractFiniteProblem, arguments: Arguments, exploration: Float[Array, ""]
@@ -295,6 +316,10 @@ class SupportBounds(_OverTheta):
 
     softness: float = eqx.field(static=True, default=0.005)
     least: float = eqx.field(static=True, default=0.05)
+
+    def __check_init__(self):
+        number("softness", self.softness, "be a positive number", lambda x: x > 0)
+        number("least", self.least, "lie in [0, 1)", lambda x: 0 <= x < 1)
 
     def init(
         self, problem: AbstractFiniteProblem, arguments: Arguments, exploration: Float[Array, ""]
@@ -376,6 +401,10 @@ class _Interval(AbstractDesign):
         return jnp.clip(parameters, 0.0, 1.0)
 
 
+def _weight(weight: Any) -> float:
+    return number("weight", weight, "be a number, not less than 0", lambda x: x >= 0)
+
+
 class Argument(_Interval):
     """An argument of the scenario between two bounds: a payoff, an approval probability, ...
 
@@ -399,7 +428,8 @@ class Argument(_Interval):
     weight: float = eqx.field(static=True)
 
     def __init__(self, name: str, low: float, high: float, weight: float = 1.0):
-        self.name, self.low, self.high, self.weight = name, float(low), float(high), float(weight)
+        self.name, self.low, self.high = name, number("low", low), number("high", high)
+        self.weight = _weight(weight)
         if not self.low < self.high:
             raise ValueError(f"`low` must be less than `high`; got {low!r} and {high!r}.")
 
@@ -440,9 +470,8 @@ class Exploration(_Interval):
     weight: float = eqx.field(static=True)
 
     def __init__(self, most: float = 0.5, weight: float = 1.0):
-        if not 0 < most <= 1:
-            raise ValueError(f"`most` must be a probability in (0, 1]; got {most!r}.")
-        self.low, self.high, self.weight = 0.0, float(most), float(weight)
+        self.low, self.weight = 0.0, _weight(weight)
+        self.high = number("most", most, "be a probability in (0, 1]", lambda x: 0 < x <= 1)
 
     def init(
         self, problem: AbstractFiniteProblem, arguments: Arguments, exploration: Float[Array, ""]
@@ -466,6 +495,9 @@ class RewardScale(AbstractDesign):
     """
 
     largest: float = eqx.field(static=True, default=100.0)
+
+    def __check_init__(self):
+        number("largest", self.largest, "be more than 1", lambda x: x > 1)
 
     def init(
         self, problem: AbstractFiniteProblem, arguments: Arguments, exploration: Float[Array, ""]
@@ -502,6 +534,9 @@ class RewardBonus(AbstractDesign):
     """
 
     most: float = eqx.field(static=True, default=1.0)
+
+    def __check_init__(self):
+        number("most", self.most, "be a positive number", lambda x: x > 0)
 
     def init(
         self, problem: AbstractFiniteProblem, arguments: Arguments, exploration: Float[Array, ""]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._check import finite_number
 from ..belief import DiscountedMemory
 from ..equilibrium import smooth_equilibrium
 from ..equilibrium._smooth_map import smooth_response
@@ -250,6 +251,12 @@ class Objective(eqx.Module):
     least_payoff: Float[Array, ""] | float | None = None
     most_cost: Float[Array, ""] | float | None = None
     penalty: Float[Array, ""] | float = 10.0
+
+    def __check_init__(self):
+        limits = ("least_payoff", "most_cost")
+        given = [name for name in limits if getattr(self, name) is not None]
+        for name in ("safety", "payoff", "cost", "penalty", *given):
+            finite_number(name, getattr(self, name))
 
     def allows(self, evaluation: Evaluation) -> bool:
         """Whether the limits are kept, to within a thousandth."""

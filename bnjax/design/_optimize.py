@@ -15,7 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import as_float, check_exploration, check_key, whole
+from .._check import as_float, check_exploration, check_key, number, whole
 from ..belief import AbstractMemory, check_memory
 from ..problem import AbstractProblem
 from ..response import AbstractPolicy, check_policy
@@ -194,8 +194,8 @@ def optimize(
         key=key,
         population=population,
     )
-    if not 0 < required < 1:
-        raise ValueError(f"`required` must be a probability inside (0, 1); got {required!r}.")
+    wanted = "be a probability inside (0, 1)"
+    required = number("required", required, wanted, lambda x: 0 < x < 1)
     examined = whole("certified_environments", certified_environments)
     counts = whole("num_agents", num_agents), whole("horizon", horizon)
     if policy is not None:
@@ -331,8 +331,10 @@ def plan_of(
         raise ValueError(
             f"`design` must be a design, such as bn.design.LogPrior(); got {design!r}."
         )
-    if threshold is not None and not 0 < threshold < 1:
-        raise ValueError(f"`threshold` must lie inside (0, 1) or be None; got {threshold!r}.")
+    if threshold is not None:
+        threshold = number(
+            "threshold", threshold, "lie inside (0, 1) or be None", lambda x: 0 < x < 1
+        )
     if gradient not in GRADIENTS:
         raise ValueError(f"`gradient` must be one of {GRADIENTS}; got {gradient!r}.")
     if objective is None:
@@ -340,8 +342,15 @@ def plan_of(
     if not callable(objective):
         raise ValueError(f"`objective` must be a function of an Evaluation; got {objective!r}.")
     num_steps, num_starts = whole("num_steps", num_steps), whole("num_starts", num_starts)
-    if not 0 < learning_rate < np.inf:
-        raise ValueError(f"`learning_rate` must be a positive number; got {learning_rate!r}.")
+    wanted = "be a positive number"
+    learning_rate = number("learning_rate", learning_rate, wanted, lambda x: x > 0)
+    if not (optimizer is None or isinstance(optimizer, optax.GradientTransformation)):
+        raise ValueError(
+            f"`optimizer` must be one of optax, such as optax.adam(0.1), or None; got "
+            f"{optimizer!r}."
+        )
+    wanted = "be a number, not less than 0"
+    tolerance = number("tolerance", tolerance, wanted, lambda x: x >= 0)
     if not isinstance(population, tuple) or len(population) != 2:
         raise ValueError(f"`population` must be (agents, steps); got {population!r}.")
     agents, steps = population
@@ -482,6 +491,8 @@ def search(
     plan: Plan, objective: Any, progress: Callable[[int, int], None] | None, batched: bool = False
 ) -> Searched:
     """Climb from every start; ``batched``: with an objective of its own each."""
+    if progress is not None and not callable(progress):
+        raise ValueError(f"`progress` must be a function or None; got {progress!r}.")
     parameters = plan.starts
     given = plan.situation, objective, plan.optimizer, jax.random.fold_in(plan.key, 2)
     state = jax.vmap(plan.optimizer.init)(parameters)
@@ -550,7 +561,7 @@ def _climb(
             def loss(parameters: Any) -> tuple[Array, Evaluation]:
                 # Another population at every step.
                 found = evaluate(situation, parameters, sharp, jax.random.fold_in(key, number))
-                return -objective(found), found
+                return -as_float("objective(evaluation)", objective(found), ndim=0), found
 
             (value, found), slope = jax.value_and_grad(loss, has_aux=True)(parameters)
             # optax mixes dtypes, which some forbid.
