@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 import bnjax as bn
 from bnjax.cli import main
-from bnjax.cli._design import _named, _plain
+from bnjax.cli._design import _named, _plain, _report
+from bnjax.design._optimize import plan_of
 
 BOX = ["--environments", "p_sycophantic=0.55:0.9", "--environments", "p_honest=0.6:0.8"]
 COUNTS = ["--agents", "200", "--horizon", "100", "--certified", "9"]
@@ -194,6 +195,36 @@ def test_designs_are_reported_in_the_units_of_the_scenario():
         "nats added to log-weights": [0.0, 1.0]
     }
     assert _plain([1 / 3, np.inf]) == [0.333333, None]
+
+
+def test_bounds_are_those_of_the_models_that_were_designed(done):
+    """An argument that is designed too may move the range of what is bounded."""
+    D = bn.design
+    kind = D.Together(D.Argument("detect_upper", 0.3, 1.0), D.SupportBounds())
+    made = plan_of(
+        bn.scenarios.deception,
+        {"detect_upper": 0.3},
+        kind,
+        objective=None,
+        gradient="implicit",
+        start="any",
+        threshold=1e-3,
+        num_starts=1,
+    )
+    *_, result = done
+    result = dataclasses.replace(
+        result,
+        design=kind,
+        parameters=(np.float32(5 / 7), np.array([0.5, 1.0], np.float32)),
+        reference=made.situation.reference,
+        situation=made.situation,
+        support=dataclasses.replace(result.support, axes={}),
+    )
+    named = _report(bn.scenarios.deception, {}, [], {"seed": 0}, ["a", "b"], result)["design"]
+    assert named["before"]["detection, at most"] == pytest.approx(0.3)
+    assert named["after"]["detect_upper"] == pytest.approx(0.8)
+    assert named["after"]["detection, at least"] == pytest.approx(0.4)
+    assert named["after"]["detection, at most"] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,8 @@ def _report(
         "earned": result.earned,
         "verdict": result.headline,
         "design": {
-            when: _named(result.design, parameters, priors["before"].theta, names, actions)
+            # What is designed may move the range of the parameters too.
+            when: _named(result.design, parameters, priors[when].theta, names, actions)
             for when, parameters in found.items()
         },
         "stretch": result.stretch,
@@ -427,7 +428,7 @@ _ROWS = {
     "safe_share": "safe share, mean",
     "worst_safe_share": "safe share, worst",
     "payoff": "payoff, mean",
-    "best_payoff": "of at best",
+    "best_payoff": "payoff, best action",
     "cost": "cost",
 }
 
