@@ -1,5 +1,6 @@
 """Designs: what they change, what becomes of them, and what they earn."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,7 @@ import optax
 import pytest
 
 import bnjax as bn
+from bnjax.design._certificates import support_certificate
 from bnjax.design._evaluate import Sharpness, evaluate
 from bnjax.design._optimize import plan_of
 from bnjax.design._pareto import efficient
@@ -279,6 +281,30 @@ def test_support_earns_a_certificate(bounded):
     assert "certified by its support" in bounded.summary()
     lone, exploration = bounded.learner(p_sycophantic=0.75, p_honest=0.6)
     assert bn.Phase(int(bn.phase(lone, exploration))) == bn.Phase.SAFE
+
+
+def test_a_design_that_leaves_no_model_says_so(bounded):
+    """Bounds between two models: nothing is ruled out, nothing certified, and all that aloud."""
+    made = plan(two_models_arguments, {}, D.SupportBounds(), threshold=1e-3)
+    between = jnp.asarray([0.4, 0.6])
+    found = support_certificate(made.situation, between, {}, 1e-3)
+    assert found.phase == bn.Phase.UNDECIDED
+    assert found.models_kept == 0
+    assert not found.holds
+    empty = dataclasses.replace(bounded, support=found, situation=made.situation)
+    empty = dataclasses.replace(empty, parameters=between)
+    assert "in 1 of 1 environments NO MODEL would be left" in empty.summary().splitlines()[0]
+    assert empty.learner()[0].support.all()
+
+
+def test_summaries_name_what_was_designed(bounded):
+    design = D.Together(D.Argument("gain", 1.0, 3.0), D.Exploration(0.4), D.LogPrior())
+    found = jnp.asarray(0.25), jnp.asarray(0.5), jnp.asarray([0.0, 1.0])
+    several = dataclasses.replace(bounded.support, method="bounds; 9 of 25 proved by certify")
+    several = dataclasses.replace(bounded, design=design, parameters=found, support=several)
+    lines = several.summary().splitlines()
+    assert lines[1:4] == ["gain: 1.5", "exploration: 0.2", "LogPrior: [0. 1.]"]
+    assert any("exploration 0; bounds; 9 of 25 proved by certify" in line for line in lines)
 
 
 @pytest.mark.slow

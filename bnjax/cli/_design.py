@@ -499,10 +499,12 @@ def _explained(report: Mapping[str, Any]) -> list[str]:
     worst = int(low.argmin())
     stretch = report["stretch"]
     stretched = f"Stretched {stretch:g} times as far as the search went, to be certified."
+    # With more actions than two, not every environment is proved on its own.
+    how = "" if support["method"] == "exact" else f" ({support['method']})"
     return [
         *([] if stretch == 1 else [stretched]),
         f"Support: {size} of {len(report['prior']['after']['weight']):,} models, in "
-        f"{kept.size:,} environments.",
+        f"{kept.size:,} environments{how}.",
         f"Simulation: {low[worst]:.4f} to {high[worst]:.4f} of agents play safe in the worst "
         f"environment, {statistical['required']:g} required ({statistical['agents']:,} agents, "
         f"{statistical['steps']:,} steps).",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
 from ..belief import AbstractMemory, PerfectMemory
@@ -37,8 +37,9 @@ class SupportCertificate:
     Parameters
     ----------
     axes : values along each side of the grid of environments.
-    phase : [grid] codes of `bnjax.Phase`.
-    models_kept : [grid] how many models the hard design leaves.
+    phase : [grid] codes of `bnjax.Phase`; UNDECIDED where no model is left.
+    models_kept : [grid] how many models the hard design leaves. Where that is none, nothing is
+        ruled out after all: agents have the weights as they were found, and no support to certify.
     exploration : with which it holds.
     method : "exact" for two actions; for more, that of `bnjax.phase`, and at how many environments
         `bnjax.certify` has proved it.
@@ -96,18 +97,17 @@ class StatisticalCertificate:
 
 def hardened(
     situation: Situation, parameters: Any, point: dict[str, Array], threshold: float | None
-) -> tuple[AbstractFiniteProblem, Array]:
-    """The problem of a hard design in one environment, and exploration.
+) -> tuple[AbstractFiniteProblem, Array, Int[Array, ""]]:
+    """The problem of a hard design in one environment, exploration, and how many models it keeps.
 
-    ``threshold`` None: weights are left as they are.
+    Weights are left as they are where ``threshold`` is None, or where no model would be kept.
     """
     before, after, exploration = situation.learner(parameters, point)
-    if threshold is None:
-        return after, exploration
-    kept = situation.design.hard(parameters, before, after, threshold)
-    # Never no model at all: the heaviest stays.
-    kept = kept | (jnp.arange(after.num_models) == jnp.argmax(after.log_prior))
-    return with_prior(after, jnp.where(kept, after.log_prior, -jnp.inf)), exploration
+    kept = after.support
+    if threshold is not None:
+        kept = kept & situation.design.hard(parameters, before, after, threshold)
+    weights = jnp.where(kept | ~kept.any(), after.log_prior, -jnp.inf)
+    return with_prior(after, weights), exploration, kept.sum(dtype=jnp.int32)
 
 
 @eqx.filter_jit
@@ -115,10 +115,10 @@ def _phases(situation: Situation, parameters: Any, threshold: float | None) -> A
     """Phase and size of the support in every environment."""
 
     def one(point: dict[str, Array]) -> tuple[Array, Array, Array]:
-        problem, exploration = hardened(situation, parameters, point, threshold)
+        problem, exploration, kept = hardened(situation, parameters, point, threshold)
         _, _, phase = solve_all(problem, exploration, 1)
         assert phase is not None
-        return phase, problem.support.sum(dtype=jnp.int32), exploration
+        return phase, kept, exploration
 
     return situation.over_points(one)
 
@@ -132,11 +132,13 @@ def support_certificate(
     """Exact phases of the hard design over the grid of environments."""
     shape = tuple(len(axis) for axis in axes.values())
     phase, kept, exploration = _phases(situation, parameters, threshold)
+    empty = np.asarray(kept) == 0
     phases = np.asarray(phase, np.int64)
     method = "exact"
     if _num_actions(situation, parameters) > 2:
         phases, proved = _certified(situation, parameters, threshold, phases)
         method = f"bounds; {proved} of {len(phases)} proved by certify"
+    phases = np.where(empty, int(Phase.UNDECIDED), phases)
     return SupportCertificate(
         axes,
         phases.reshape(shape),
@@ -163,7 +165,7 @@ def _certified(
     spread = np.linspace(0, len(open_) - 1, min(len(open_), _MOST_CERTIFIED)).astype(int)
     for index in open_[spread]:
         point = {name: x[index] for name, x in situation.points.items()}
-        problem, exploration = hardened(situation, parameters, point, threshold)
+        problem, exploration, _ = hardened(situation, parameters, point, threshold)
         proof = certify(problem, float(exploration))
         phases[index] = int(Phase.SAFE) if proof.safe else phases[index]
         if not proof.safe and phases[index] == Phase.SAFE:
@@ -204,7 +206,8 @@ def statistical_certificate(
     shares = [share_of(row, level) for row in locked | (safe >= _SAFE_PLAY)]
     return StatisticalCertificate(
         axes,
-        safe.mean(1, dtype=np.float64).reshape(shape),
+        # Trembles that chance has made many of would leave less than nothing.
+        np.clip(safe.mean(1, dtype=np.float64), 0.0, 1.0).reshape(shape),
         np.asarray([share.low for share in shares]).reshape(shape),
         np.asarray([share.high for share in shares]).reshape(shape),
         num_agents,
@@ -231,7 +234,7 @@ def _safe_shares(
 
     def one(args: tuple[dict[str, Array], Array]) -> tuple[Array, Array]:
         point, index = args
-        problem, exploration = hardened(situation, parameters, point, threshold)
+        problem, exploration, _ = hardened(situation, parameters, point, threshold)
         done = simulate(
             problem,
             jax.random.fold_in(key, index),

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from ..equilibrium import Phase
 from ..problem import AbstractFiniteProblem
 from ._certificates import StatisticalCertificate, SupportCertificate, hardened
-from ._designs import AbstractDesign
+from ._designs import AbstractDesign, Argument, Exploration, Together
 from ._evaluate import Evaluation, Situation
 
 
@@ -86,14 +86,19 @@ class DesignResult:
     @property
     def headline(self) -> str:
         """What has been earned, in words."""
-        return _HEADLINE[self.earned]
+        empty = int((self.support.models_kept == 0).sum())
+        if not empty:
+            return _HEADLINE[self.earned]
+        where = f"in {empty} of {self.support.models_kept.size} environments "
+        return f"{_HEADLINE[self.earned]}; {where}NO MODEL would be left, and none is ruled out"
 
     def learner(self, hard: bool = True, **arguments: Any) -> tuple[AbstractFiniteProblem, Array]:
         """The designed problem and exploration, in one environment.
 
         Parameters
         ----------
-        hard : with what the hard design rules out; or with the weights as they were found.
+        hard : with what the hard design rules out (nothing where that would be every model); or
+            with the weights as they were found.
         arguments : of the scenario, for what varies between environments. Default: the middle.
         """
         box = self.situation.environments.box
@@ -108,7 +113,7 @@ class DesignResult:
         point = {k: jnp.asarray(v, dtype) for k, v in {**middle, **arguments}.items()}
         threshold = self.threshold if hard else None
         # Compiled, as in the search: some scenarios make other models of numbers that they can see.
-        return eqx.filter_jit(hardened)(self.situation, self.parameters, point, threshold)
+        return eqx.filter_jit(hardened)(self.situation, self.parameters, point, threshold)[:2]
 
     def __repr__(self) -> str:
         share = float(np.asarray(self.after.safe_share).mean())
@@ -124,8 +129,7 @@ class DesignResult:
         str
         """
         lines = [self.headline]
-        for name, values in _parameters(self.design, self.parameters).items():
-            lines.append(f"{name}: {values}")
+        lines += _parameters(self.design, self.parameters)
         if self.stretch != 1:
             lines.append(f"stretched {self.stretch:g} times as far as the search went")
         lines.append(f"{'':22}{'before':>10}{'after':>10}")
@@ -159,10 +163,18 @@ _HEADLINE = {
 }
 
 
-def _parameters(design: AbstractDesign, parameters: Any) -> dict[str, str]:
+def _parameters(design: AbstractDesign, parameters: Any) -> list[str]:
+    """A line for each part of a design: its parameters, or the argument that they stand for."""
+    if isinstance(design, Together):
+        each = zip(design.designs, parameters, strict=True)
+        return [line for part, own in each for line in _parameters(part, own)]
+    if isinstance(design, Argument):
+        return [f"{design.name}: {float(design.value(parameters)):.4g}"]
+    if isinstance(design, Exploration):
+        return [f"exploration: {float(design.value(parameters)):.4g}"]
     leaves = jax.tree.leaves(parameters)
     shown = [np.array2string(np.asarray(x), precision=4, threshold=8) for x in leaves]
-    return {type(design).__name__: ", ".join(shown)}
+    return [f"{type(design).__name__}: {', '.join(shown)}"]
 
 
 def _support_text(certificate: SupportCertificate) -> str:
@@ -174,7 +186,10 @@ def _support_text(certificate: SupportCertificate) -> str:
     few, many = int(models.min()), int(models.max())
     size = f"{few}" if few == many else f"{few} to {many}"
     verdict = "holds" if certificate.holds else "does not hold"
-    return f"{verdict} ({phases}; {size} models; exploration {certificate.exploration:.3g})"
+    # With more actions than two, not every environment is proved on its own.
+    how = "" if certificate.method == "exact" else f"; {certificate.method}"
+    explored = f"exploration {certificate.exploration:.3g}"
+    return f"{verdict} ({phases}; {size} models; {explored}{how})"
 
 
 def _statistical_text(certificate: StatisticalCertificate) -> str:

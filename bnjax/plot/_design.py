@@ -56,7 +56,7 @@ def design(result: DesignResult, *, title: str | None = None) -> Figure:
     draw_priors(upper, result)
     _draw_search(lower, result)
     earned = result.headline
-    lines = [*textwrap.wrap(title or "", 100), earned]
+    lines = [*textwrap.wrap(title or "", 100), *textwrap.wrap(earned, 100)]
     above = figure.suptitle("\n".join(lines), fontsize=FONT + 1)
     if result.earned == "none":
         above.set(color=PHASE_STYLES[Phase.UNSAFE].fill, fontweight="bold")
