@@ -238,6 +238,22 @@ def test_width_and_prior_can_be_designed_together():
     assert np.isfinite(found.safe_share).all()
 
 
+def test_environments_can_be_drawn_from_the_box():
+    def drawn(num, seed):
+        options = {"num_samples": num, "key": jax.random.key(seed)}
+        given = plan(two_models_arguments, MULTISTABLE, D.LogPrior(), **options).situation.points
+        return np.stack([given["p_sycophantic"], given["p_honest"]])
+
+    points = drawn(400, 0)
+    assert points.shape == (2, 400)
+    assert points.min() >= 0.55
+    assert points.max() <= 0.8
+    np.testing.assert_allclose(points.mean(1), 0.675, atol=4 * 0.25 / np.sqrt(12 * 400))
+    assert abs(np.corrcoef(points)[0, 1]) < 0.2
+    np.testing.assert_array_equal(points, drawn(400, 0))
+    assert not np.isin(points, drawn(400, 1)).any()
+
+
 def test_bribes_are_no_payoff():
     made = plan(bn.scenarios.deception, {"p_detect": 0.3}, D.Argument("honest_payoff", 0.0, 100.0))
     looked = [
@@ -424,6 +440,8 @@ def test_nonfinite_objectives_stop_the_search():
         ({"design": D.Argument("p_honest", 0.1, 0.9)}, "both designed"),
         ({"design": D.Argument("p_sycophantic", -1.0, 2.0)}, "p_sycophantic"),
         ({"num_starts": 0}, "num_starts"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"environments": {"p_honest": (0.5, 1.01)}, "num_samples": 4}, "domain"),
         ({"optimizer": optax.adam}, "optimizer"),
         ({"tolerance": -1.0}, "tolerance"),
         ({"tolerance": np.nan}, "tolerance"),

@@ -278,7 +278,7 @@ def _report(
     from ..plot._priors import parameter_names, priors_of
 
     names = parameter_names(result)
-    priors = dict(zip(("before", "after"), priors_of(result), strict=True))
+    priors: dict[str, Any] = dict(zip(("before", "after"), priors_of(result), strict=True))
     # In the order in which they were given.
     box = {name: result.situation.environments.box[name] for name in result.support.axes}
     found = {"before": result.reference, "after": result.parameters}

@@ -47,6 +47,15 @@ class Environments(eqx.Module):
         points = {name: jnp.asarray(x.ravel(), dtype) for name, x in zip(axes, mesh, strict=True)}
         return axes, points
 
+    def sample(self, num: int, key: Array) -> dict[str, Float[Array, " points"]]:
+        """The arguments of ``num`` points drawn from the box, evenly and independently."""
+        dtype = jnp.result_type(float)
+        keys = jax.random.split(key, max(1, len(self.box)))
+        return {
+            name: jax.random.uniform(one, (num,), dtype, low, high)
+            for one, (name, (low, high)) in zip(keys, self.box.items(), strict=False)
+        }
+
     def make(self, point: Mapping[str, Any], given: Mapping[str, Any]) -> AbstractFiniteProblem:
         """The problem at one point, with arguments that a design sets."""
         return as_finite(self.scenario(**{**self.fixed, **point, **given}))

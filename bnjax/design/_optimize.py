@@ -79,6 +79,7 @@ def optimize(
     num_steps: int = 200,
     num_starts: int = 8,
     num_environments: int = 16,
+    num_samples: int | None = None,
     learning_rate: float = 0.1,
     optimizer: optax.GradientTransformation | None = None,
     tolerance: float = 1e-4,
@@ -133,9 +134,12 @@ def optimize(
     num_steps, num_starts : steps of the search, and starts.
     num_environments : points of the box that the search looks at: at most so many, on a grid,
         corners included.
+    num_samples : points drawn at random from the box, for the search to look at instead of that
+        grid, which has few points a side where many arguments vary. Certificates are for a grid all
+        the same.
     learning_rate : of Adam (with b2 = 0.9); or pass an ``optimizer`` of optax, which minimises.
     tolerance : see above.
-    key : for random starts and simulations. Default: ``jax.random.key(0)``.
+    key : for random starts, samples and simulations. Default: ``jax.random.key(0)``.
     population : agents and steps in each environment, for ``gradient="score"``.
     threshold : how hard designs come about: models whose weight has fallen, relative to
         the one that rose most, below this share are ruled out (`AbstractDesign.hard`). None: they
@@ -188,6 +192,7 @@ def optimize(
         num_steps=num_steps,
         num_starts=num_starts,
         num_environments=num_environments,
+        num_samples=num_samples,
         learning_rate=learning_rate,
         optimizer=optimizer,
         tolerance=tolerance,
@@ -320,6 +325,7 @@ def plan_of(
     exploration: Any = 0.0,
     num_steps: Any = 200,
     num_environments: Any = 16,
+    num_samples: Any = None,
     learning_rate: float = 0.1,
     optimizer: optax.GradientTransformation | None = None,
     tolerance: float = 1e-4,
@@ -360,7 +366,12 @@ def plan_of(
     given = environments_of(scenario, environments)
     _, points = given.grid(whole("num_environments", num_environments))
     problem = _reference_problem(given, design)
-    check_domain(given, points)
+    if num_samples is None:
+        check_domain(given, points)
+    else:
+        corners = points
+        points = given.sample(whole("num_samples", num_samples), jax.random.fold_in(key, 4))
+        check_domain(given, {k: jnp.concatenate([corners[k], x]) for k, x in points.items()})
     dtype = problem.log_prior.dtype
     tremble = check_exploration(exploration).astype(dtype)
     reference = design.init(problem, given.arguments(), tremble)

@@ -107,8 +107,8 @@ def pareto(
     weights : [W] of it. Default: nine from 0.001 to 3.
     objective : the rest of the objective. Default: ``Objective()``.
     options : others of `optimize` that say how to search: ``memory``, ``temperature``,
-        ``exploration``, ``num_steps``, ``num_environments``, ``learning_rate``, ``optimizer``,
-        ``tolerance``, ``key``, ``population``.
+        ``exploration``, ``num_steps``, ``num_environments``, ``num_samples``, ``learning_rate``,
+        ``optimizer``, ``tolerance``, ``key``, ``population``.
 
     Returns
     -------
