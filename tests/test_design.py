@@ -433,9 +433,9 @@ def test_nonfinite_objectives_stop_the_search():
         (
             {
                 "scenario": bn.scenarios.deception,
-                "environments": {"detect_lower": (0.0, 0.3)},
+                "environments": {"p_detect": (0.2, 0.4), "detect_lower": (0.0, 0.3)},
             },
-            "same in all",
+            "same in all environments; those of this scenario change with detect_lower. Fix",
         ),
         ({"design": D.Argument("p_honest", 0.1, 0.9)}, "both designed"),
         ({"design": D.Argument("p_sycophantic", -1.0, 2.0)}, "p_sycophantic"),

@@ -1080,6 +1080,10 @@ def test_pareto_joins_what_is_efficient_and_marks_the_reference(designed):
     figure = Figure()
     ax = figure.add_subplot()
     assert bn.plot.pareto(front_of(designed), ax=ax) is figure
+    # Weights that found one design are written as one.
+    same = dataclasses.replace(front_of(designed), cost=np.full(4, 0.5), safe_share=np.full(4, 0.9))
+    figure = bn.plot.pareto(dataclasses.replace(same, efficient=np.full(4, True)))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["weight 0.01 to 2"]
 
 
 def test_designs_stand_side_by_side(designed):

@@ -494,6 +494,7 @@ def _explained(report: Mapping[str, Any]) -> list[str]:
         report["certificates"][name]["after"] for name in ("support", "statistical")
     )
     kept = np.asarray(support["models_kept"])
+    environments = f"{kept.size:,} environments" if kept.size > 1 else "the one environment"
     size = f"{kept.min():,}" if kept.min() == kept.max() else f"{kept.min():,} to {kept.max():,}"
     low, high = np.ravel(statistical["low"]), np.ravel(statistical["high"])
     worst = int(low.argmin())
@@ -504,7 +505,7 @@ def _explained(report: Mapping[str, Any]) -> list[str]:
     return [
         *([] if stretch == 1 else [stretched]),
         f"Support: {size} of {len(report['prior']['after']['weight']):,} models, in "
-        f"{kept.size:,} environments{how}.",
+        f"{environments}{how}.",
         f"Simulation: {low[worst]:.4f} to {high[worst]:.4f} of agents play safe in the worst "
         f"environment, {statistical['required']:g} required ({statistical['agents']:,} agents, "
         f"{statistical['steps']:,} steps).",

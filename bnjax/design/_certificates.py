@@ -177,9 +177,10 @@ def check_enough(num_agents: int, num_environments: int, required: float) -> Non
     """Refuse populations so small that no result would do."""
     least = int(np.ceil(np.log((1 - LEVEL) / (2 * num_environments)) / np.log(required)))
     if num_agents < least:
+        where = f" in all of {num_environments} environments" if num_environments > 1 else ""
         raise ValueError(
             f"`num_agents` must be at least {least}, or no outcome would show that {required:g} of "
-            f"agents play safe in all of {num_environments} environments; got {num_agents}."
+            f"agents play safe{where}; got {num_agents}."
         )
 
 

@@ -153,9 +153,15 @@ def check_same_models(
     def theta(points: Any, given: Any) -> Array:
         return jax.vmap(lambda point: environments.make(point, given).theta)(points)
 
-    found = np.asarray(theta(dict(points), dict(given)))
-    if not np.allclose(found, found[:1], atol=1e-6):
+    def differ(points: Mapping[str, Array]) -> bool:
+        found = np.asarray(theta(dict(points), dict(given)))
+        return not np.allclose(found, found[:1], atol=1e-6)
+
+    if differ(points):
+        box = {name: jnp.asarray(x, jnp.result_type(float)) for name, x in environments.box.items()}
+        still = {name: jnp.full_like(x, x.mean()) for name, x in box.items()}
+        names = [name for name, x in box.items() if differ({**still, name: x})]
         raise ValueError(
             "`design` weighs models, which must be the same in all environments; those of this "
-            f"scenario change with {' or '.join(environments.box)}. Fix that, or design it."
+            f"scenario change with {' and '.join(names or box)}. Fix that, or design it."
         )

@@ -97,9 +97,11 @@ def _name_weights(ax: Axes, at: np.ndarray, share: np.ndarray, weights: np.ndarr
         near = [np.abs(places[index] - places[other]) for other in written]
         if len(written) < _NAMED and all(gap[0] > 0.16 or gap[1] > 0.1 for gap in near):
             written.append(index)
+            same = weights[np.abs(places - places[index]).max(1) < 1e-3]
+            ends = dict.fromkeys(f"{x:.2g}" for x in (same.min(), same.max()))
             across = (at[index] - ax.get_xlim()[0]) / spread[0]
             ax.annotate(
-                f"{'' if len(written) > 1 else 'weight '}{weights[index]:.2g}",
+                f"{'' if len(written) > 1 else 'weight '}{' to '.join(ends)}",
                 (at[index], share[index]),
                 (0, -5),
                 textcoords="offset points",
