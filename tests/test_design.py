@@ -497,6 +497,53 @@ def test_bad_designs_and_objectives(make, name, given):
         make(**{name: given})
 
 
+class Own(D.AbstractDesign):
+    """As a user might write it, and get one of these wrong."""
+
+    first: Any = eqx.field(static=True, default=0.0)
+    weights: Any = eqx.field(static=True, default=lambda problem: problem.log_prior)
+    price: Any = eqx.field(static=True, default=0.0)
+
+    def init(self, problem, arguments, exploration):
+        return self.first
+
+    def problem(self, parameters, problem):
+        weights = self.weights(problem)
+        return weights if weights.ndim == 0 else D.with_prior(problem, weights)
+
+    def cost(self, parameters, reference, before, after):
+        return after.log_prior if self.price is None else self.price
+
+
+@pytest.mark.parametrize(
+    ("design", "message"),
+    [
+        (Own(first=None), "`design.init` must return arrays"),
+        (Own(first="zero"), "`design.init"),
+        (Own(first=np.nan), "`design.init.*finite"),
+        (Own(weights=lambda problem: jnp.zeros(1)), "`log_weights` must have shape"),
+        (Own(weights=lambda problem: jnp.zeros(())), "`design.problem` must return"),
+        (Own(price=None), "`design.cost.*must be a number; got shape"),
+    ],
+    ids=range(6),
+)
+def test_mistakes_in_a_design_of_ones_own(design, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+    def look():
+        made = plan(two_models_arguments, {}, design)
+        given = made.situation, made.situation.reference, sharp(5.0, 0.3), made.key
+        eqx.filter_eval_shape(evaluate, *given)
+
+    with pytest.raises(ValueError, match=message):
+        look()
+
+
+def test_numbers_will_do_for_a_design_of_ones_own():
+    reference = plan(two_models_arguments, {}, Own(first=(0, 1.0))).situation.reference
+    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in reference)
+
+
 # Fronts
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from .._check import number
+from .._check import check_shape, number
 from .._consequence import Categorical
 from ..problem import AbstractFiniteProblem
 
@@ -125,6 +125,7 @@ def with_prior(
 
     Models outside the support of the problem stay outside.
     """
+    check_shape("log_weights", log_weights, (problem.num_models,), "models")
     log_weights = jnp.where(problem.support, log_weights, -jnp.inf)
     return eqx.tree_at(lambda p: p.log_prior, problem, log_normalised(log_weights))
 

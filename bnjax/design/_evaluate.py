@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from .._check import finite_number
+from .._check import as_float, finite_number
 from ..belief import DiscountedMemory
 from ..equilibrium import smooth_equilibrium
 from ..equilibrium._smooth_map import smooth_response
@@ -101,6 +101,11 @@ class Situation(eqx.Module):
         given = self.design.arguments(parameters)
         before = self.environments.make(point, given)
         after = self.design.problem(parameters, before)
+        if not isinstance(after, AbstractFiniteProblem):
+            raise ValueError(
+                "`design.problem` must return the problem that it is given, changed, such as "
+                f"bn.design.with_prior(problem, log_weights); got {type(after).__name__}."
+            )
         return before, after, self.design.exploration(parameters, self.exploration)
 
 
@@ -122,7 +127,7 @@ def evaluate(situation: Situation, parameters: Any, sharp: Sharpness, key: Array
             jnp.sum(jnp.where(safe, strategy, 0.0)),
             jnp.sum(realised * payoffs),
             payoffs.max(),
-            cost,
+            as_float("design.cost(...)", cost, ndim=0),
             strategy,
             converged,
         )

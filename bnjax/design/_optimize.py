@@ -15,7 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import as_float, check_exploration, check_key, number, whole
+from .._check import as_float, check_exploration, check_finite, check_key, number, whole
 from ..belief import AbstractMemory, check_memory
 from ..problem import AbstractProblem
 from ..response import AbstractPolicy, check_policy
@@ -374,7 +374,7 @@ def plan_of(
         check_domain(given, {k: jnp.concatenate([corners[k], x]) for k, x in points.items()})
     dtype = problem.log_prior.dtype
     tremble = check_exploration(exploration).astype(dtype)
-    reference = design.init(problem, given.arguments(), tremble)
+    reference = _parameters(design.init(problem, given.arguments(), tremble))
     _check_arguments(given, design, reference)
     if any(isinstance(part, AbstractPriorDesign) for part in _parts(design)):
         check_same_models(given, points, design.arguments(reference))
@@ -396,6 +396,19 @@ def plan_of(
         optimizer = optax.adam(learning_rate, b2=0.9, eps=1e-15)
     starts = _starts(design, reference, num_starts, jax.random.fold_in(key, 1))
     return Plan(situation, objective, optimizer, schedule, starts, key, tolerance)
+
+
+def _parameters(reference: Any) -> Any:
+    """What a design starts from, as floating arrays."""
+    leaves, structure = jax.tree.flatten(reference)
+    if not leaves:
+        raise ValueError(
+            f"`design.init` must return arrays, which the search may change; got {reference!r}."
+        )
+    arrays = [as_float("design.init(...)", leaf) for leaf in leaves]
+    for array in arrays:
+        check_finite("design.init(...)", array)
+    return jax.tree.unflatten(structure, arrays)
 
 
 def _check_arguments(environments: Environments, design: AbstractDesign, reference: Any) -> None:
