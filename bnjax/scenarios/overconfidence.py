@@ -49,8 +49,9 @@ def overconfidence(
     Mean output is ``ability + phi - (effort - phi)^2 / 2``. The agent takes its ability to be
     ``ability + delta``, and settles where believed and true output agree: phi is underestimated
     by ``1 - sqrt(1 - 2 delta)``. Efforts are an even grid, and phi ranges over the same
-    interval of length at most 0.9 around that root, so that the equilibria lie within one step
-    of the grid. No effort is called safe, so that there is no phase.
+    interval of length at most 0.9 around that root, so that pure equilibria lie within about
+    ``0.5 / sqrt(1 - 2 delta)`` steps of the grid from it (a reply is off by up to half a step,
+    and errors shrink by ``1 - sqrt(1 - 2 delta)`` from reply to reply). No effort is called safe, so that there is no phase.
 
     Parameters
     ----------

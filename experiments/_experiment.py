@@ -1,0 +1,166 @@
+"""What the experiments share: a claim is checked, drawn, written down, and reported.
+
+An experiment is a module with a docstring (its first line is the title, the rest the claim) and a
+function ``run(quick)`` that returns `Results`. The last line of the module hands it to `main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import importlib
+import inspect
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+import bnjax as bn
+from bnjax.cli._common import settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).parent / "results"
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that an experiment claims, and whether it was found.
+
+    Parameters
+    ----------
+    claim : what should hold, in a sentence.
+    found : what was found, with its figures.
+    holds : whether that is the same.
+    """
+
+    claim: str
+    found: str
+    holds: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holds", bool(self.holds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What an experiment has to show.
+
+    Parameters
+    ----------
+    figures : pictures, by name of the file.
+    captions : what each shows, in a sentence or two.
+    table : rows, each a mapping of column to value.
+    findings : what was claimed and found.
+    numbers : further figures for the JSON.
+    """
+
+    figures: Mapping[str, Figure]
+    captions: Mapping[str, str]
+    table: Sequence[Mapping[str, Any]]
+    findings: Sequence[Finding]
+    numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool:
+        return all(finding.holds for finding in self.findings)
+
+
+def title_and_claim(module: Any) -> tuple[str, str]:
+    """First line, and the rest, of what an experiment says of itself."""
+    title, _, claim = (inspect.getdoc(module) or "").partition("\n")
+    return title.strip().rstrip("."), claim.strip()
+
+
+def conduct(name: str, quick: bool, out: Path) -> dict[str, Any]:
+    """Run an experiment, write what it shows into ``out/name``, and return its report."""
+    import matplotlib.pyplot as plt
+
+    module = importlib.import_module(f"experiments.{name}")
+    began = time.perf_counter()
+    results: Results = module.run(quick)
+    seconds = time.perf_counter() - began
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, figure in results.figures.items():
+        figure.savefig(folder / f"{file}.png", dpi=150)
+        plt.close(figure)
+    write_table(folder / "table.csv", results.table)
+    title, claim = title_and_claim(module)
+    report = {
+        "name": name,
+        "title": title,
+        "claim": claim,
+        "holds": results.holds,
+        "findings": [dataclasses.asdict(finding) for finding in results.findings],
+        "figures": [
+            {"file": f"{file}.png", "caption": results.captions[file]} for file in results.figures
+        ],
+        "numbers": dict(results.numbers),
+        "command": f"python -m experiments.{name}" + " --quick" * quick,
+        "quick": quick,
+        "seed": SEED,
+        "seconds": round(seconds, 1),
+        "machine": {
+            "platform": platform.platform(),
+            "device": jax.local_devices()[0].device_kind,
+            "num_devices": len(jax.local_devices()),
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "bnjax": bn.__version__,
+        },
+    }
+    (folder / "result.json").write_text(json.dumps(report, indent=2, default=_plain) + "\n")
+    return report
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as CSV; numbers with six digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: _short(value) for name, value in row.items()})
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Say on the terminal what was claimed and found."""
+    print(f"{report['title']}  ({report['seconds']:.0f} s)")
+    for finding in report["findings"]:
+        print(f"  {'holds' if finding['holds'] else 'FAILS'}: {finding['claim']}")
+        print(f"         {finding['found']}")
+
+
+def main(name: str) -> None:
+    """The command line of one experiment: ``python -m experiments.NAME [--quick] [--out DIR]``."""
+    module = importlib.import_module(f"experiments.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{name}", description=title_and_claim(module)[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller, in seconds")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    options = parser.parse_args()
+    with settings(x64=False):  # all cores, and a cache of what is compiled, as in the command
+        report = conduct(name, options.quick, options.out)
+    print_report(report)
+    print(f"written to {options.out / name}")
+    sys.exit(0 if report["holds"] else 1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        return np.asarray(value).tolist()
+    raise TypeError(f"JSON cannot hold {value!r}")
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else value

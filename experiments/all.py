@@ -1,0 +1,146 @@
+"""Every experiment, and one page that shows them: ``python -m experiments.all [--quick]``."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnjax.cli._common import settings
+
+from ._experiment import RESULTS, conduct, print_report
+
+NAMES = (
+    "sycophancy_phases",
+    "hallucination_isomorphism",
+    "deception_lock_in",
+    "oscillation",
+    "prior_decides",
+    "reward_or_prior",
+    "representation_and_exploration",
+    "safe_prior_design",
+    "monopolist",
+    "overconfidence",
+)
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1b1f24; --dim: #59636e; --line: #d8dee4; --good: #00517f;
+  --bad: #b33c00; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 58rem; color: var(--ink);
+  background: #fff; font: 17px/1.55 Georgia, "Times New Roman", serif; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; }
+h2 { font-size: 1.35rem; line-height: 1.25; margin: 0 0 .5rem; }
+a { color: var(--good); }
+.dim, figcaption, footer { color: var(--dim); }
+nav ol { columns: 2 20rem; padding-left: 1.5rem; }
+section { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1.75rem; }
+figure { margin: 1.25rem 0; }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
+figcaption { font-size: .92rem; margin-top: .5rem; }
+.verdict { font: 600 .85rem/1 system-ui, sans-serif; padding: .25rem .5rem; border-radius: .25rem;
+  color: #fff; background: var(--good); white-space: nowrap; }
+.verdict.fails { background: var(--bad); }
+ul.findings { list-style: none; padding: 0; }
+ul.findings li { padding: .6rem 0; border-bottom: 1px solid var(--line); }
+ul.findings .found { display: block; color: var(--dim); font-size: .95rem; }
+pre { font: .85rem/1.4 ui-monospace, Menlo, monospace; background: #f6f8fa; padding: .6rem .8rem;
+  overflow-x: auto; border-radius: .25rem; margin: .75rem 0; }
+footer { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1rem;
+  font-size: .9rem; }
+@media (max-width: 40rem) { body { font-size: 16px; padding: 1.25rem 1rem 3rem; } }
+"""
+
+
+def page(reports: Sequence[Mapping[str, Any]], folder: Path) -> str:
+    """One HTML page that needs nothing else, pictures included."""
+    links = "".join(
+        f'<li><a href="#{r["name"]}">{_text(r["title"])}</a>{"" if r["holds"] else " (fails)"}</li>'
+        for r in reports
+    )
+    machine = reports[0]["machine"]
+    total = sum(r["seconds"] for r in reports)
+    size = "small (--quick)" if reports[0]["quick"] else "full size"
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>bnjax: the claims of Epistemic Traps, checked</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>Epistemic traps, checked</h1>
+<p>What an agent ends up doing when it learns with a wrong model of its world: the claims of
+<a href="https://arxiv.org/abs/2602.17676">arXiv 2602.17676</a>, each computed by bnjax, drawn, and
+held against an answer. {_sentence(reports)}</p>
+<nav><ol>{links}</ol></nav>
+{"".join(_section(report, folder) for report in reports)}
+<footer>Made by <code>python -m experiments.all{" --quick" * reports[0]["quick"]}</code> in
+{total:.0f} s, {size}, on {machine["num_devices"]} {_text(machine["device"])} device(s); bnjax
+{_text(machine["bnjax"])}, JAX {_text(machine["jax"])}, Python {_text(machine["python"])}, seed
+{reports[0]["seed"]}.</footer>
+</body>
+</html>
+"""
+
+
+def _sentence(reports: Sequence[Mapping[str, Any]]) -> str:
+    failed = [r["title"] for r in reports if not r["holds"]]
+    number = sum(len(r["findings"]) for r in reports)
+    if failed:
+        return f"<strong>Not all hold: {_text('; '.join(failed))}.</strong>"
+    return f"All {number} findings of {len(reports)} experiments hold."
+
+
+def _section(report: Mapping[str, Any], folder: Path) -> str:
+    figures = "".join(
+        f'<figure><img alt="{_text(figure["caption"])}" src="data:image/png;base64,'
+        f'{_encoded(folder / report["name"] / figure["file"])}">'
+        f"<figcaption>{_text(figure['caption'])}</figcaption></figure>"
+        for figure in report["figures"]
+    )
+    findings = "".join(
+        f'<li><span class="verdict{"" if x["holds"] else " fails"}">'
+        f"{'holds' if x['holds'] else 'fails'}</span> {_text(x['claim'])}"
+        f'<span class="found">{_text(x["found"])}</span></li>'
+        for x in report["findings"]
+    )
+    claim = "".join(f"<p>{_text(part)}</p>" for part in report["claim"].split("\n\n"))
+    return (
+        f'<section id="{report["name"]}"><h2>{_text(report["title"])}</h2>{claim}{figures}'
+        f'<ul class="findings">{findings}</ul><pre>{_text(report["command"])}</pre></section>\n'
+    )
+
+
+def _text(text: str) -> str:
+    return html.escape(" ".join(str(text).split()))
+
+
+def _encoded(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()
+
+
+def main() -> None:
+    """Run everything, say what holds, and write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("--quick", action="store_true", help="smaller, in minutes")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES, help="some of them")
+    options = parser.parse_args()
+    reports = []
+    with settings(x64=False):
+        for name in options.only:
+            reports.append(conduct(name, options.quick, options.out))
+            print_report(reports[-1])
+    (options.out / "index.html").write_text(page(reports, options.out))
+    print(f"written to {options.out / 'index.html'}")
+    sys.exit(0 if all(report["holds"] for report in reports) else 1)
+
+
+if __name__ == "__main__":
+    main()
