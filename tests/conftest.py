@@ -1,10 +1,23 @@
 """What every test runs under: checked types, strict dtype promotion, reproducible examples."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# What one process has compiled, the others load: all that pytest and the tests start, which inherit
+# these settings, and a process that has forgotten its programs (`few_mappings`). Machine code that
+# is loaded is the code that was compiled. Whoever sets the folder keeps it for the next run.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bnjax-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 # Test processes share a GPU, where there is one: none may take its memory for itself.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -42,6 +55,20 @@ def x64():
     """64-bit JAX for the length of one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Leave code as it comes, in a module to which solvers are only a means and run once.
+
+    Afterwards programs are forgotten: JAX does not ask how the one that it remembers was compiled,
+    and other tests are to run what users run.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -19,17 +19,16 @@ from bnjax.cli._common import new_console
 from bnjax.cli._simulate import _every, _heading, _play_table
 from bnjax.plot._learning import PATHS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).parent.parent
 AXES = ["--x", "p_sycophantic=0.05:0.95:6", "--y", "p_honest=0.1:0.9:5"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_process_settings(tmp_path_factory):
-    """Start JAX before the command can set devices, and keep its cache out of the user's."""
+def _own_process_settings():
+    """Start JAX before the command can set devices."""
     jax.devices()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def run(*args, width=100):

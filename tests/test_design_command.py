@@ -13,6 +13,8 @@ from bnjax.cli import main
 from bnjax.cli._design import _named, _plain, _report
 from bnjax.design._optimize import plan_of
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BOX = ["--environments", "p_sycophantic=0.55:0.9", "--environments", "p_honest=0.6:0.8"]
 COUNTS = ["--agents", "200", "--horizon", "100", "--certified", "9"]
 SMALL = [*COUNTS, "--steps", "30", "--starts", "2"]
@@ -20,12 +22,9 @@ SEARCH = ["design", "sycophancy", "width=0", "--vary", "support", *BOX, *SMALL, 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_process_settings(tmp_path_factory):
-    """Start JAX before the command can set devices, and keep its cache out of the user's."""
+def _own_process_settings():
+    """Start JAX before the command can set devices."""
     jax.devices()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def run(*args, width=80):

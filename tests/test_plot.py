@@ -22,17 +22,10 @@ from bnjax.plot._best_fits import _lower_envelope, _play_curve
 from bnjax.plot._cells import borders
 from bnjax.plot._priors import Prior, parameter_names
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 Phase = bn.Phase
 AXIS = np.linspace(0, 1, 21)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """The solvers are only a means here, and each is run once: compiling them is all the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)
