@@ -178,6 +178,7 @@ def docstring_examples() -> Iterator[doctest.DocTest]:
                     yield test
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("example", list(docstring_examples()), ids=lambda test: test.name)
 def test_docstring_example(example, tmp_path, monkeypatch):
     """Each runs on its own, so that it works when copied."""
