@@ -335,7 +335,13 @@ def _broadcast(value: NDArray[Any]) -> NDArray[Any]:
         return value
     from jax.experimental import multihost_utils
 
-    return np.asarray(multihost_utils.broadcast_one_to_all(value))
+    try:
+        return np.asarray(multihost_utils.broadcast_one_to_all(value))
+    except jax.errors.JaxRuntimeError as error:
+        raise RuntimeError(
+            "another process of the sweep ended while the store was being opened. Make the same "
+            "call again to go on."
+        ) from error
 
 
 class _Work:
@@ -417,8 +423,15 @@ class _Work:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _write(self, chunk: int, results: Mapping[str, NDArray[Any]]) -> int:
-        try:
+        with self._told():
             self.store.write(chunk, results)
+        return chunk
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what a disk that refuses means."""
+        try:
+            yield
         except OSError as error:
             said = f"{self.cells:,} of {self.total:,} cells are done and safe"
             raise OSError(
@@ -426,12 +439,12 @@ class _Work:
                 f"a chunk of {self.store.path} could not be written: {error.strerror or error}; "
                 f"{said}. When that is mended, the same call goes on",
             ) from error
-        return chunk
 
     def _written(self, chunk: int, began: float) -> float:
         size, now = self._size(chunk), time.monotonic()
         self.cells += size
-        self.log.chunk(chunk, size, now - began)
+        with self._told():
+            self.log.chunk(chunk, size, now - began)
         if self.progress is not None:
             self.progress(self.cells, self.total)
         return now
