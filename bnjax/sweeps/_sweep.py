@@ -136,6 +136,8 @@ def sweep(
         rerun_failed=rerun_failed,
         progress=progress,
         extra={},
+        again="the same call",
+        say=_to_stderr,
     )
 
 
@@ -153,8 +155,17 @@ def run(
     rerun_failed: bool,
     progress: Callable[[int, int], None] | None,
     extra: Mapping[str, Any],
+    again: str,
+    say: Callable[[str], None],
 ) -> xr.Dataset:
-    """`sweep`, with further attributes for the store."""
+    """`sweep`, for callers whose users know it by another name.
+
+    Parameters
+    ----------
+    extra : further attributes for the store.
+    again : what goes on with an unfinished store, for messages.
+    say : what to do with the line that tells of a termination.
+    """
     import xarray as xr
 
     grid = read_axes(axes)
@@ -184,12 +195,16 @@ def run(
     with _opened(existing, make, path, wanted) as (opened, log, done):
         if program.block != opened.block:
             program = compile_tile(cell, grid, key, labels.may_be_nan, opened.block)
-        work = _Work(opened, program, log, progress)
+        work = _Work(opened, program, log, progress, again, say)
         work.do(done, rerun_failed)
-    _wait_for_others(opened)
+    _wait_for_others(opened, again)
     if jax.process_index() == 0:
         _warn_of_failures(opened)
     return xr.open_zarr(path)
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _is_there(path: Path) -> bool:
@@ -309,8 +324,11 @@ class _Work:
         program: Program,
         log: Log,
         progress: Callable[[int, int], None] | None,
+        again: str,
+        say: Callable[[str], None],
     ):
         self.store, self.program, self.log, self.progress = store, program, log, progress
+        self.again, self.say = again, say
         self.cells = 0
         self.total = 0
 
@@ -329,10 +347,8 @@ class _Work:
             if stopped.is_set():
                 said = f"{self.cells:,} of {self.total:,} cells are done"
                 if self.cells < self.total:
-                    print(
-                        f"bnjax: terminated; {said}. The same call on {self.store.path} goes on.",
-                        file=sys.stderr,
-                    )
+                    told = f"{self.again[0].upper()}{self.again[1:]}"
+                    self.say(f"bnjax: terminated; {said} in {self.store.path}. {told} goes on.")
 
     def _mine(self, chunks: NDArray[np.intp]) -> list[int]:
         return [int(chunk) for chunk in chunks[jax.process_index() :: jax.process_count()]]
@@ -386,7 +402,7 @@ class _Work:
             raise OSError(
                 error.errno,
                 f"a chunk of {self.store.path} could not be written: {error.strerror or error}; "
-                f"{said}. When that is mended, the same call goes on",
+                f"{said}. When that is mended, {self.again} goes on",
             ) from error
         return chunk
 
@@ -426,7 +442,7 @@ def _terminable() -> Iterator[threading.Event]:
             signal.raise_signal(signal.SIGTERM)
 
 
-def _wait_for_others(store: Store) -> None:
+def _wait_for_others(store: Store, again: str) -> None:
     """Wait while other processes of this sweep are at work."""
     if jax.process_count() == 1:
         return
@@ -434,7 +450,7 @@ def _wait_for_others(store: Store) -> None:
         if not store.writers() and not (begun := store.begun()).all():
             raise RuntimeError(
                 f"{(~begun).sum()} of {begun.size} chunks of {store.path} are missing, because the "
-                "process that was to compute them ended. Make the same call again to go on."
+                f"process that was to compute them ended. To go on: {again}."
             )
         time.sleep(_POLL_SECONDS)
 
