@@ -75,18 +75,25 @@ def sweep(
         If the dataset is not of a sweep, a name is unknown, or dimensions are left over.
     """
     picture = picture_of(dataset, variable, x, y, select or {}, reduce)
-    text = "; ".join(filter(None, [title, ", ".join(picture.notes)]))
-    above = textwrap.wrap(text.replace(" = ", "\xa0=\xa0"), 56)
+    codes = _phases(picture)
+    # A legend says what phases are, a colour bar and a side what numbers are.
+    named = picture.label if picture.categories is not None and codes is None else None
+    text = "; ".join(filter(None, [title, named, ", ".join(picture.notes)]))
+    # Above the axes, which are narrower where names stand beside them.
+    above = textwrap.wrap(
+        text.replace(" = ", "\xa0=\xa0"), 36 if picture.y and picture.y.labels else 46
+    )
     curve = picture.y is None and picture.categories is None
-    height = 2.4 if curve else COLUMN + 0.6 if picture.y else 1.25
+    legend = 0.6 if picture.categories is not None else 0.2
+    height = 2.4 if curve else COLUMN + legend if picture.y else 1.25
     figure, ax, own = canvas(ax, COLUMN, height + 0.18 * len(above))
     edges_x = cell_edges(picture.x.values)
     edges_y = cell_edges(picture.y.values if picture.y else np.zeros(1))
     ax.set_facecolor(_MISSING)
-    codes, phases = None, []
+    phases = []
     if curve:
         handles = _draw_curve(ax, picture)
-    elif (codes := _phases(picture)) is not None:
+    elif codes is not None:
         phases = [code for code in Phase if (codes == code).any()]
         masked = np.ma.masked_less(codes, 0)
         draw_cells(ax, edges_x, edges_y, masked, phases)

@@ -90,13 +90,17 @@ def picture_of(
     categories = _categories(data)
     way = _way(reduce, others, categories, data.dtype.kind)
     if others:
-        notes.append(f"{_said(way, categories)} over {', '.join(others)}")
+        notes.append(f"{_said(way, categories)} over {' and '.join(others)}")
+    strides: dict[str, list[str]] = {}
     for side in sides:
-        if (step := side.shown.step) > 1:
-            size = data.sizes[side.dim]
-            notes.append(f"one in {step:,} of {size:,} values along {side.name}")
-    reduced = _read(dataset, data, sides, others, chosen, way)
+        stride = f"one in {side.shown.step:,} of {data.sizes[side.dim]:,} values"
+        if side.shown.step > 1:
+            strides.setdefault(stride, []).append(side.name)
+    notes += [f"{stride} along {' and '.join(names)}" for stride, names in strides.items()]
+    *reduced, left_out = _read(dataset, data, sides, others, chosen, way)
     values, missing, failed = (np.atleast_2d(part) for part in reduced)
+    if others and left_out:
+        notes.append(f"without {left_out:,} cells that failed or are missing")
     name = str(data.attrs.get("long_name", data.name)).replace("_", " ")
     units = data.attrs.get("units")
     label = f"{name} ({units})" if units else name
@@ -123,7 +127,8 @@ def picture_of(
 def _variable(dataset: xr.Dataset, name: str | None) -> str:
     outputs = _outputs(dataset)
     if name is None:
-        return "phase" if "phase" in outputs else outputs[0]
+        telling = [each for each in outputs if not each.endswith("converged")] or outputs
+        return "phase" if "phase" in telling else telling[0]
     if name not in [*outputs, _STATUS]:
         raise ValueError(
             f"`variable` must be one of {', '.join([*outputs, _STATUS])}; got {name!r}"
@@ -308,8 +313,11 @@ def _read(
     others: Sequence[str],
     chosen: Mapping[str, int],
     way: str | int | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values, what is missing and what failed; memory depends on the picture alone."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Values, what is missing, what failed, and how many cells do not count.
+
+    Memory depends on the picture and the chunks alone.
+    """
     status = dataset[_STATUS]
     shown = {side.dim: side.shown for side in sides} | {dim: slice(0, None, 1) for dim in others}
     order = [side.dim for side in sides]
@@ -339,7 +347,7 @@ def _read(
         failed[place] |= (codes > CellStatus.OK).any(axes)
     values, none = total.result()
     failed &= none
-    return values, none & ~failed, failed
+    return values, none & ~failed, failed, total.seen - int(total.count.sum())
 
 
 class _Total:
@@ -347,6 +355,7 @@ class _Total:
 
     def __init__(self, shape: tuple[int, ...], way: str | int | None, data: xr.DataArray):
         self.way = way
+        self.seen = 0
         self.count = np.zeros(shape, np.int64)
         fill = {"min": np.inf, "max": -np.inf}.get(str(way), 0.0)
         self.value = np.full(shape, fill)
@@ -362,6 +371,7 @@ class _Total:
     ) -> None:
         if values.dtype.kind in "fc":
             fine = fine & ~np.isnan(values)
+        self.seen += values.size
         self.count[place] += fine.sum(axes)
         if self.way == _MODE:
             for i, code in enumerate(self.codes):
