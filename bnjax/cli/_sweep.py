@@ -340,8 +340,10 @@ def _interruptible(store: Path, again: str) -> Iterator[Callable[[str], None]]:
         raise _Terminated
 
     before = None
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:  # only this may ask for signals
+    # Only the main thread may ask for signals, and who ignores one has a reason.
+    minds = threading.current_thread() is threading.main_thread()
+    minds = minds and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+    if minds:
         before = signal.signal(signal.SIGTERM, unwind)
 
     def how(what: str) -> str:
@@ -357,7 +359,7 @@ def _interruptible(store: Path, again: str) -> Iterator[Callable[[str], None]]:
         click.echo(how("interrupted"), err=True)
         raise click.exceptions.Exit(130) from None
     finally:
-        if in_main_thread:
+        if minds:
             signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
@@ -414,8 +416,9 @@ def _report(store: Path) -> dict[str, Any]:
         "chunks": found.chunks,
         "chunks_done": found.done,
         "torn": list(found.torn),
+        "torn_labels": list(found.torn_labels),
         "complete": found.complete,
-        "whole": not found.torn,
+        "whole": not (found.torn or found.torn_labels),
         "rate": _finite(found.rate),
         "seconds_left": _finite(found.seconds_left),
         "writers": [
@@ -470,7 +473,12 @@ def _print_report(report: Mapping[str, Any]) -> None:
     if report["torn"]:
         torn = listed([f"{chunk:,}" for chunk in report["torn"]])
         console.print(
-            Text(f"Torn, to be computed again: chunk {torn}.", style="red"), soft_wrap=True
+            Text(f"Torn chunks, to be computed again: {torn}.", style="red"), soft_wrap=True
+        )
+    if report["torn_labels"]:
+        torn = listed(report["torn_labels"])
+        console.print(
+            Text(f"Torn labels, to be written again: {torn}.", style="red"), soft_wrap=True
         )
     for writer in report["writers"]:
         where = f" (pid {writer['pid']} on {writer['host']})" if writer["pid"] else ""

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -67,12 +67,16 @@ def read_axes(axes: Any) -> Axes:
         if names.count(name) > 1 or (name in columns and name not in columns[name]):
             raise ValueError(f"`axes` must use each name once; got `{name}` twice.")
     read = Axes(columns)
-    if read.size > _MOST_CELLS:
+    _check_cells(read.size)
+    return read
+
+
+def _check_cells(number: int) -> None:
+    if number > _MOST_CELLS:
         raise ValueError(
             f"`axes` must span at most 2^32 cells, which is as many keys as can be folded from "
-            f"one; got {read.size:,}. Split the sweep into several, each with its own key."
+            f"one; got {number:,}. Split the sweep into several, each with its own key."
         )
-    return read
 
 
 def check_arguments(function: Callable[..., Any], axes: Axes, with_key: bool) -> None:
@@ -149,6 +153,13 @@ def _values(name: str, values: Any) -> NDArray[Any]:
             raise ValueError(
                 f"axis `{name}` must be finite; got {array[bad[0]]} at index {bad[0]}."
             )
+        with np.errstate(over="ignore"):
+            computed = array.astype(jnp.result_type(float))
+        if not np.isfinite(computed).all():
+            raise ValueError(
+                f"axis `{name}` must hold numbers that fit {computed.dtype}; got "
+                f"{array.min()} to {array.max()}."
+            )
         return array.astype(np.float64)
     if kind in "iu":
         limits = np.iinfo(jnp.result_type(int))
@@ -183,11 +194,14 @@ def linear(name: str, text: str) -> NDArray[np.float64]:
         raise error from None
     if number < 1 or not np.isfinite(ends).all() or (number == 1 and ends[0] != ends[1]):
         raise error
+    _check_cells(number)
     return np.linspace(*ends, number)
 
 
 def as_names(argument: str, names: Any) -> tuple[str, ...]:
     """Read several names."""
-    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+    several = not isinstance(names, str) and isinstance(names, Iterable)
+    read = tuple(names) if several else ()
+    if not several or not all(isinstance(name, str) and name for name in read):
         raise ValueError(f"`{argument}` must hold several names; got {names!r}.")
-    return tuple(names)
+    return read

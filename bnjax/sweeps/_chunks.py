@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,11 +51,6 @@ class Chunks:
         for part, n in zip(self.slices(chunk), self.shape, strict=True):
             total = total[..., None] * n + np.arange(part.start, part.stop)
         return total.reshape(-1).astype(np.uint32)
-
-    def tiles(self, chunk: int, tile: int) -> Iterator[NDArray[np.uint32]]:
-        numbers = self.numbers(chunk)
-        for start in range(0, len(numbers), tile):
-            yield numbers[start : start + tile]
 
 
 def cut(shape: tuple[int, ...], cells: int) -> tuple[int, ...]:

@@ -19,6 +19,20 @@ from numpy.typing import NDArray
 from ._axes import STATUS, Axes, as_names
 from ._program import Cell, Output
 
+# Of directories, of which some already have other meanings in a Zarr store.
+_NAME = re.compile(r"(?!__)(?!zarr\.json$)\w[\w.]{0,99}")
+# What xarray takes as a recipe for other numbers, or for what a variable is.
+_DECODED = {
+    "_ARRAY_DIMENSIONS",
+    "_FillValue",
+    "_Unsigned",
+    "add_offset",
+    "coordinates",
+    "dtype",
+    "missing_value",
+    "scale_factor",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
@@ -42,28 +56,47 @@ def read_labels(
     names = [output.name for output in outputs]
     taken = {*axes.dims, *axes.values, STATUS}
     for name in names:
-        if not re.fullmatch(r"\w[\w.]*", name):
+        if not _NAME.fullmatch(name):
             raise ValueError(
-                "`function` must name its outputs in letters, digits and underscores; got "
-                f"{name!r}."
+                "`function` must name its outputs in up to 100 letters, digits and underscores; "
+                f"got {name!r}."
             )
         if name in taken:
             raise ValueError(
                 f"`function` must not call an output `{name}`: an axis or a variable of the store "
                 "has that name."
             )
-    read = _dims(axes, outputs, dict(dims or {}), names)
-    labels = _coords(outputs, read, dict(coords or {}), {*names, *taken})
-    if isinstance(may_be_nan, str):
-        raise ValueError(f"`may_be_nan` must be several names; got the string {may_be_nan!r}.")
-    _check_known("may_be_nan", may_be_nan, names)
-    attributes = {name: dict(value) for name, value in (attrs or {}).items()}
+    read = _dims(axes, outputs, _mapping("dims", dims), names)
+    labels = _coords(outputs, read, _mapping("coords", coords))
+    attributes = {
+        name: _mapping(f"attrs[{name!r}]", x) for name, x in _mapping("attrs", attrs).items()
+    }
     _check_known("attrs", attributes, [*names, *axes.values, *labels])
+    may_be_nan = as_names("may_be_nan", may_be_nan)
+    _check_known("may_be_nan", may_be_nan, names)
+    return Labels(read, labels, _plain_attributes(attributes), tuple(sorted(may_be_nan)))
+
+
+def _mapping(argument: str, given: Any) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"`{argument}` must map names to what they get; got {given!r}.")
+    return dict(given or {})
+
+
+def _plain_attributes(attributes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Attributes as JSON will give them back."""
+    for name, given in attributes.items():
+        for attribute, value in given.items():
+            date = attribute == "units" and isinstance(value, str) and " since " in value
+            if attribute in _DECODED or date:
+                raise ValueError(
+                    f"`attrs` must not change what numbers mean to those who open the store; got "
+                    f"`{attribute}` {value!r} of `{name}`."
+                )
     try:
-        attributes = json.loads(json.dumps(attributes, allow_nan=False, default=_plain))
+        return json.loads(json.dumps(attributes, allow_nan=False, default=_plain))
     except (TypeError, ValueError) as error:
         raise ValueError(f"`attrs` must be numbers, strings and lists of these; {error}.") from None
-    return Labels(read, labels, attributes, tuple(sorted(may_be_nan)))
 
 
 def _dims(
@@ -85,6 +118,15 @@ def _dims(
         for dim, length in zip(given, output.shape, strict=True):
             if dim in axes.dims or dim in axes.values:
                 raise ValueError(f"`dims` must not use the name of an axis; got `{dim}`.")
+            if dim in names or dim == STATUS:
+                raise ValueError(
+                    f"`dims` must not use the name of an output, here of `{output.name}`; got "
+                    f"`{dim}`."
+                )
+            if not _NAME.fullmatch(dim):
+                raise ValueError(
+                    f"`dims` must be up to 100 letters, digits and underscores; got {dim!r}."
+                )
             if lengths.setdefault(dim, length) != length or given.count(dim) > 1:
                 raise ValueError(
                     f"`dims` must use a name for one length, and once an output; `{dim}` is "
@@ -97,7 +139,6 @@ def _coords(
     outputs: Sequence[Output],
     dims: Mapping[str, tuple[str, ...]],
     coords: dict[str, Any],
-    taken: set[str],
 ) -> dict[str, NDArray[Any]]:
     lengths = {
         dim: length
@@ -108,12 +149,12 @@ def _coords(
     read = {}
     for dim, values in coords.items():
         array = np.asarray(values)
-        if dim in taken:
-            raise ValueError(f"`coords` must not use the name of an output; got `{dim}`.")
         if array.shape != (lengths[dim],) or array.dtype.kind not in "biufU":
             raise ValueError(
                 f"`coords` must label `{dim}` with {lengths[dim]} numbers or names; got {values!r}."
             )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"`coords` must be finite; got {values!r} for `{dim}`.")
         read[dim] = array
     return read
 
@@ -151,6 +192,7 @@ def configuration_of(
         "attrs": dict(labels.attrs),
         "may_be_nan": list(labels.may_be_nan),
         "precision": jnp.result_type(float).name,
+        "threefry_partitionable": getattr(jax.config, "jax_threefry_partitionable", None),
         "platform": jax.default_backend(),
         "jax": jax.__version__,
     }

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jaxtyping import Array, Int, UInt
+from jaxtyping import Array, UInt
 from numpy.typing import NDArray
 
 from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split
@@ -30,6 +30,8 @@ from ._axes import KEY, Axes
 # and hide what a loop costs, little enough for a core's own cache.
 _CPU_BLOCK = 2**18
 _CPU_CELLS = 1024
+_CPU_LANES = 32  # fewer would leave vector lanes idle and make the loop count
+_CPU_BLOCKS = 128  # of a grid, lest few slow cells are one block: one device, done or not
 # A GPU wants every lane that its memory can feed.
 _GPU_BLOCK = 2**28
 _GPU_CELLS = 2**16
@@ -49,7 +51,7 @@ class CellStatus(enum.IntEnum):
     NONFINITE
         An output holds NaN or infinity, and it is not among ``may_be_nan``.
     NOT_CONVERGED
-        An output called ``converged`` is False.
+        An output called ``converged``, or ``<...>.converged``, is False.
     """
 
     MISSING = 0
@@ -97,20 +99,22 @@ def trace(function: Callable[..., Any], axes: Axes, key: Array | None) -> Cell:
         given[KEY] = jax.eval_shape(lambda k: k, key)
 
     def call(given: dict[str, Any]) -> Any:
-        return jax.tree.map(jnp.asarray, function(**given))
+        return jax.tree.map(_as_output, function(**given))
 
     try:
         jaxpr, shapes = jax.make_jaxpr(call, return_shape=True)(given)
-    except jax.errors.JAXTypeError as error:
+    except _NotNumbers as error:
+        raise ValueError(f"`function` must return a pytree of arrays; {error}") from None
+    except (TypeError, IndexError, ValueError) as error:
+        # JAX says in many ways that it wanted a value and got a tracer.
+        traced = isinstance(error, (jax.errors.JAXTypeError, jax.errors.JAXIndexError))
+        if not traced and "Tracer(" not in str(error):
+            raise
         raise ValueError(
             "`function` must work for arguments that are traced, and give arrays of the same shape "
             "in every cell: no `if`, `float` or `int` on an argument, and no shape that depends on "
             f"one. JAX says: {str(error).splitlines()[0]}"
         ) from error
-    except TypeError as error:
-        if "JAX" not in str(error) and "jax" not in str(error):
-            raise
-        raise ValueError(f"`function` must return a pytree of arrays; {error}") from error
     leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
     if not leaves:
         raise ValueError("`function` must return at least one array; got none.")
@@ -119,6 +123,17 @@ def trace(function: Callable[..., Any], axes: Axes, key: Array | None) -> Cell:
         if [other.name for other in outputs].count(output.name) > 1:
             raise ValueError(f"`function` must name its outputs apart; two are `{output.name}`.")
     return Cell(jaxpr, outputs, tuple(types), _fingerprint(jaxpr), _largest(jaxpr.jaxpr))
+
+
+class _NotNumbers(Exception):
+    """An output is not what a store can hold."""
+
+
+def _as_output(leaf: Any) -> Array:
+    kind = np.asarray(leaf).dtype.kind if not hasattr(leaf, "dtype") else None
+    if kind is not None and kind not in "biufc":
+        raise _NotNumbers(f"got {leaf!r} in it.")
+    return jnp.asarray(leaf)
 
 
 def as_argument(values: NDArray[Any]) -> NDArray[Any]:
@@ -132,12 +147,12 @@ def _output(path: Sequence[Any], leaf: Any) -> Output:
     name = jax.tree_util.keystr(tuple(path), simple=True, separator=".") or "result"
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise ValueError(f"`function` must return numbers; its output `{name}` is a key of JAX.")
-    try:
-        dtype = np.dtype(leaf.dtype.name)
-    except TypeError:
+    dtype = np.dtype(leaf.dtype)
+    if dtype.kind not in "biufc":
         raise ValueError(
-            f"`function` must return types that NumPy knows; its output `{name}` is {leaf.dtype}."
-        ) from None
+            f"`function` must return types that NumPy has of its own; its output `{name}` is "
+            f"{leaf.dtype}. Convert it, for example to float32."
+        )
     return Output(name, tuple(leaf.shape), dtype)
 
 
@@ -194,11 +209,16 @@ def _largest(jaxpr: Any) -> int:
     return max(sizes, default=1)
 
 
-def default_block(cell: Cell, on_cpu: bool) -> int:
-    """Cells that are worked on together: a power of two."""
+def default_block(cell: Cell, cells: int, on_cpu: bool) -> int:
+    """Cells of a grid of so many that are worked on together: a power of two.
+
+    The number of devices has no say, because results depend on the block.
+    """
     room, most = (_CPU_BLOCK, _CPU_CELLS) if on_cpu else (_GPU_BLOCK, _GPU_CELLS)
+    if on_cpu:
+        most = min(most, max(_CPU_LANES, cells // _CPU_BLOCKS))
     fits = max(1, min(room // max(cell.largest, 1), _SHARE_BYTES // cell.nbytes, most))
-    return 1 << (fits.bit_length() - 1)
+    return min(1 << (fits.bit_length() - 1), 1 << (cells - 1).bit_length())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,12 +275,12 @@ def compile_tile(
 
     def one(
         values: list[Array], key: Array | None, number: UInt[Array, ""]
-    ) -> tuple[list[Array], Int[Array, ""]]:
+    ) -> tuple[list[Array], UInt[Array, ""]]:
         where = jnp.unravel_index(number.astype(_index_type(shape)), shape)
         given = {name: x[where[i]] for name, x, i in zip(arguments, values, along, strict=True)}
         if key is not None:
             given[KEY] = jax.random.fold_in(key, number)
-        results = compute(*(given[name] for name in order))
+        results = [jnp.asarray(x) for x in compute(*(given[name] for name in order))]
         return results, _status(cell.outputs, results, may_be_nan)
 
     many = jax.vmap(one, in_axes=(None, None, 0))
@@ -302,7 +322,7 @@ def _index_type(shape: tuple[int, ...]) -> Any:
 
 def _status(
     outputs: Sequence[Output], results: Sequence[Array], may_be_nan: Sequence[str]
-) -> Int[Array, ""]:
+) -> UInt[Array, ""]:
     """The code of `CellStatus` of a cell."""
     finite = converged = jnp.asarray(True)
     for output, result in zip(outputs, results, strict=True):

@@ -30,6 +30,8 @@ class SweepStatus:
         computes them again.
     rate : cells a second in the last run of all processes together, NaN if nothing is known.
     writers : numbers of the processes that are writing now.
+    torn_labels : names of axes and coordinates that are not there or not whole. The next run
+        writes them again.
     """
 
     cells: int
@@ -39,6 +41,7 @@ class SweepStatus:
     torn: tuple[int, ...]
     rate: float
     writers: tuple[int, ...]
+    torn_labels: tuple[str, ...]
 
     @property
     def failed(self) -> int:
@@ -48,8 +51,8 @@ class SweepStatus:
 
     @property
     def complete(self) -> bool:
-        """Whether every chunk is there and whole."""
-        return self.done == self.chunks
+        """Whether every chunk and every label is there and whole."""
+        return self.done == self.chunks and not self.torn_labels
 
     @property
     def seconds_left(self) -> float:
@@ -87,6 +90,7 @@ def status(store: str | Path) -> SweepStatus:
         torn,
         rate_of(opened),
         tuple(writers),
+        opened.torn_labels(),
     )
 
 

@@ -5,6 +5,10 @@ ends in a checksum of what it holds; the file of ``status`` comes last. So a chu
 only if all its files are there and whole, whatever stopped the sweep that wrote them, and nobody
 has to keep a list. What must be equal for a sweep to be the same sweep is in the attributes of the
 store, which appears under its name when it is complete.
+
+Nobody waits until chunks have reached the disk itself. When the power fails, those of the last
+half minute or so may be gone or torn; their checksums tell. The empty store, which nobody could
+compute again, is flushed to the disk before it appears.
 """
 
 from __future__ import annotations
@@ -17,7 +21,6 @@ import os
 import shutil
 import socket
 import time
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _SUM_BYTES = 4  # of the CRC-32C at the end of a file
+_PIECE_BYTES = 2**20  # of a file that is being checked
+_PATIENCE = 0.5  # seconds: whoever asks if a lease is held holds it for a moment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,16 @@ class Layout:
     attrs: Mapping[str, Mapping[str, Any]]
     box: tuple[int, ...]
 
+    @property
+    def labels(self) -> dict[str, tuple[str, NDArray[Any]]]:
+        """Dimension and values of everything that labels the cells."""
+        along = {
+            name: (dim, values)
+            for dim, columns in self.axes.columns.items()
+            for name, values in columns.items()
+        }
+        return along | {dim: (dim, values) for dim, values in self.coords.items()}
+
 
 class Store:
     """A sweep on disk."""
@@ -57,6 +72,7 @@ class Store:
         import zarr
 
         self.path = path
+        self._arrays: dict[str, Any] = {}
         self._writable: dict[str, Any] = {}
         try:
             self._group = zarr.open_group(path, mode="r", use_consolidated=True)
@@ -67,10 +83,13 @@ class Store:
             self.variables: tuple[str, ...] = tuple(manifest["variables"])
             self.arguments: tuple[str, ...] = tuple(manifest["arguments"])
             readable = manifest["format"] == _FORMAT
+            labels = [name for name in self._group if name not in (*self.variables, STATUS)]
+            self.labels: tuple[str, ...] = tuple(labels)
+            # An output with a dimension of length 0 has nothing to keep.
+            filled = [name for name in (STATUS, *self.variables) if self.array(name).size]
+            self._filled: tuple[str, ...] = tuple(filled)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"`store` must be a sweep, or not exist; {path} is something else."
-            ) from error
+            raise _something_else(path) from error
         if not readable:
             raise ValueError(
                 f"`store` {path} was written in format {manifest['format']}; this version of bnjax "
@@ -85,14 +104,16 @@ class Store:
 
     def file(self, variable: str, chunk: int) -> Path:
         """Where a variable's part of a chunk is, once it is there."""
-        array = self.array(variable)
         where = self.chunks.where(chunk)
-        where += (0,) * (array.ndim - len(where))
-        return self.path / variable / array.metadata.encode_chunk_key(where)
+        return self._file(variable, where + (0,) * (self.array(variable).ndim - len(where)))
+
+    def _file(self, variable: str, where: tuple[int, ...]) -> Path:
+        return self.path / variable / self.array(variable).metadata.encode_chunk_key(where)
 
     def array(self, variable: str) -> zarr.Array[Any]:
-        array: Any = self._group[variable]
-        return array
+        if variable not in self._arrays:
+            self._arrays[variable] = self._group[variable]
+        return self._arrays[variable]
 
     def done(self, which: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
         """Which chunks, among some or all, are there and whole: every byte is read."""
@@ -100,10 +121,19 @@ class Store:
         def whole(chunk: int) -> bool:
             if which is not None and not which[chunk]:
                 return False
-            return all(_is_whole(self.file(name, chunk)) for name in (STATUS, *self.variables))
+            return all(_is_whole(self.file(name, chunk)) for name in self._filled)
 
+        def parts(some: NDArray[np.intp]) -> list[bool]:
+            return [whole(int(chunk)) for chunk in some]
+
+        number = self.chunks.number
         with ThreadPoolExecutor() as pool:
-            return np.fromiter(pool.map(whole, range(self.chunks.number)), bool)
+            several = np.array_split(np.arange(number), min(number, 1024))
+            return np.concatenate([np.asarray(x, bool) for x in pool.map(parts, several)])
+
+    def torn_labels(self) -> tuple[str, ...]:
+        """Labels that are not there or not whole."""
+        return tuple(name for name in self.labels if not _is_whole(self._file(name, (0,))))
 
     def begun(self) -> NDArray[np.bool_]:
         """Which chunks have their last file, on the word of the directory."""
@@ -112,7 +142,7 @@ class Store:
 
     def touched(self) -> NDArray[np.bool_]:
         """Which chunks have any file."""
-        names, chunks = (STATUS, *self.variables), range(self.chunks.number)
+        names, chunks = self._filled, range(self.chunks.number)
         there = (any(self.file(name, chunk).exists() for name in names) for chunk in chunks)
         return np.fromiter(there, bool)
 
@@ -127,27 +157,38 @@ class Store:
 
     def discard(self, chunk: int) -> None:
         """Remove what there is of a chunk that is not whole: Zarr might want to read it."""
-        for name in (STATUS, *self.variables):
+        for name in self._filled:
             self.file(name, chunk).unlink(missing_ok=True)
 
     def sweep_out(self) -> None:
         """Remove what writers left behind who did not live to rename it."""
-        for name in (STATUS, *self.variables):
+        for name in (STATUS, *self.variables, *self.labels):
             for file in (self.path / name).rglob("*.partial"):
                 file.unlink(missing_ok=True)
+        shutil.rmtree(_workshop(self.path), ignore_errors=True)
+
+    def mend(self, layout: Layout) -> None:
+        """Write labels again that are not whole."""
+        for name in self.torn_labels():
+            self._file(name, (0,)).unlink(missing_ok=True)
+            _fill(self._to_write(name), layout.labels[name][1])
 
     def write(self, chunk: int, results: Mapping[str, NDArray[Any]]) -> None:
         """Write the cells [cells, ...] of a chunk, and then that they are there."""
+        where, extent = self.chunks.slices(chunk), self.chunks.extent(chunk)
+        for name in (*self.variables, STATUS):
+            if name in self._filled:
+                values = results[name]
+                self._to_write(name)[where] = values.reshape(*extent, *values.shape[1:])
+
+    def _to_write(self, name: str) -> Any:
         import zarr
 
-        where, extent = self.chunks.slices(chunk), self.chunks.extent(chunk)
-        # Also a chunk of nothing but fill values is a file, which Zarr would leave out.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            for name in (*self.variables, STATUS):
-                if name not in self._writable:
-                    self._writable[name] = zarr.open_array(self.path / name, mode="r+")
-                values = results[name]
-                self._writable[name][where] = values.reshape(*extent, *values.shape[1:])
+        if name not in self._writable:
+            group: Any = zarr.open_group(self.path, mode="r+", use_consolidated=True)
+            # Also a chunk of nothing but fill values is a file, which Zarr would leave out.
+            self._writable[name] = group[name].with_config({"write_empty_chunks": True})
+        return self._writable[name]
 
     def read(self, chunk: int, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """The cells [cells, ...] of a chunk, by variable."""
@@ -165,23 +206,20 @@ class Store:
         """Be the only writer with this number, until the process ends, however it does."""
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self._lease(process), timeout=0)
+        lock = FileLock(self._lease(process), timeout=_PATIENCE)
         log = Log(self.path / STATUS / f"process-{process}.log")
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ValueError(
-                f"`store` {self.path} is being written by another sweep ({log.writer()}). Wait for "
-                "it, or stop it."
-            ) from None
-        except OSError as error:
-            raise ValueError(
-                f"`store` must be writable; {self.path}: {error.strerror or error}."
-            ) from error
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock)
+                log.start()
+            except Timeout:
+                raise ValueError(
+                    f"`store` {self.path} is being written by another sweep ({log.writer()}). Wait "
+                    "for it, or stop it."
+                ) from None
+            except (OSError, NotImplementedError) as error:
+                raise _unwritable(self.path, error) from error
             yield log
-        finally:
-            lock.release()
 
     def writers(self, but: int | None = None) -> list[int]:
         """Numbers of the processes that are writing now, one perhaps left out."""
@@ -197,7 +235,7 @@ class Store:
                 lock.acquire()
             except Timeout:
                 alive.append(number)
-            except OSError:  # cannot be locked, hence not by others
+            except (OSError, NotImplementedError):  # cannot be locked, hence not by others
                 continue
             else:
                 lock.release()
@@ -212,12 +250,16 @@ class Store:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """What a process says of its own work: a line of JSON for the start and for each chunk."""
+    """What a process says of its own work: lines of JSON for the start and for each chunk."""
 
     path: Path
 
-    def start(self, **about: Any) -> None:
-        self._add({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()} | about)
+    def start(self) -> None:
+        self._add({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()})
+
+    def about(self, **about: Any) -> None:
+        """Say more of the start."""
+        self._add(about)
 
     def chunk(self, chunk: int, cells: int, seconds: float) -> None:
         self._add({"chunk": chunk, "cells": cells, "seconds": round(seconds, 6)})
@@ -236,6 +278,8 @@ class Log:
                     start, chunks = said, []
                 elif "chunk" in said:
                     chunks.append(said)
+                else:
+                    start |= said
         return start, chunks
 
     def writer(self) -> str:
@@ -257,47 +301,104 @@ def create(
     about: Mapping[str, Any],
 ) -> Store:
     """Make an empty store, which is there as a whole or not at all."""
+    from filelock import FileLock, Timeout
+
+    workshop = _workshop(path)
+    try:
+        workshop.mkdir(parents=True, exist_ok=True)
+        with FileLock(workshop / "lock", timeout=0):
+            try:
+                if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                    raise _made_by_another(path)
+                shutil.rmtree(workshop / "store", ignore_errors=True)  # of one who was killed here
+                _build(workshop / "store", layout, configuration, block, about)
+                _flush(workshop / "store")
+                if path.exists():
+                    path.rmdir()
+                (workshop / "store").rename(path)
+                _flush_directory(path.parent)
+            finally:
+                shutil.rmtree(workshop, ignore_errors=True)
+    except Timeout:
+        raise _made_by_another(path) from None
+    except (OSError, NotImplementedError) as error:
+        raise _unwritable(path, error) from error
+    return Store(path)
+
+
+def _workshop(path: Path) -> Path:
+    """Where a store is made: beside its place, so that it can be moved there."""
+    return path.with_name(f".{path.name}.making")
+
+
+def _something_else(path: Path) -> ValueError:
+    return ValueError(f"`store` must be a sweep, or not exist; {path} is something else.")
+
+
+def _made_by_another(path: Path) -> ValueError:
+    return ValueError(
+        f"`store` {path} is being made by another sweep at this moment. Wait for it, or stop it."
+    )
+
+
+def _unwritable(path: Path, error: OSError | NotImplementedError) -> ValueError:
+    why = error.strerror if isinstance(error, OSError) else None
+    return ValueError(f"`store` must be writable; {path}: {why or error}.")
+
+
+def _build(
+    path: Path,
+    layout: Layout,
+    configuration: Mapping[str, Any],
+    block: int,
+    about: Mapping[str, Any],
+) -> None:
     import zarr
 
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"`store` must be a sweep, or not exist; {path} is something else.")
-    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    path.mkdir()
+    manifest = {
+        "format": _FORMAT,
+        "hash": hashed(configuration),
+        "configuration": configuration,
+        "shape": layout.axes.shape,
+        "chunk": layout.box,
+        "block": block,
+        "variables": [output.name for output in layout.outputs],
+        "arguments": list(layout.axes.values),
+    }
+    # The convention by which xarray knows the arguments of a zipped axis from results.
+    labels = {"coordinates": " ".join(layout.labels)}
+    group = zarr.create_group(path, attributes={**about, **labels, "sweep": manifest})
+    for name, (dim, values) in layout.labels.items():
+        _label(group, name, dim, values, layout.attrs.get(name, {}))
+    for output in layout.outputs:
+        dims, attrs = layout.dims[output.name], layout.attrs.get(output.name, {})
+        _variable(group, layout, output, dims, attrs)
+    status = Output(STATUS, (), np.dtype(np.uint8))
+    _variable(group, layout, status, (), _status_attributes())
+    with warnings.catch_warnings():
+        # So that opening does not list a directory with all its chunks.
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+        zarr.consolidate_metadata(path)
+
+
+def _flush(path: Path) -> None:
+    """Put what is in a directory on the disk, so that not even a failure of power can tear it."""
+    for folder, _, files in os.walk(path):
+        for file in files:
+            with open(Path(folder, file), "rb+") as opened:
+                os.fsync(opened.fileno())
+        _flush_directory(Path(folder))
+
+
+def _flush_directory(path: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # not on Windows, where it needs no flushing
+        return
+    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
-        manifest = {
-            "format": _FORMAT,
-            "hash": hashed(configuration),
-            "configuration": configuration,
-            "shape": layout.axes.shape,
-            "chunk": layout.box,
-            "block": block,
-            "variables": [output.name for output in layout.outputs],
-            "arguments": list(layout.axes.values),
-        }
-        group = zarr.create_group(beside, attributes={**about, "sweep": manifest})
-        for dim, columns in layout.axes.columns.items():
-            for name, values in columns.items():
-                _coordinate(group, name, dim, values, layout.attrs.get(name, {}))
-        for dim, values in layout.coords.items():
-            _coordinate(group, dim, dim, values, layout.attrs.get(dim, {}))
-        for output in layout.outputs:
-            dims, attrs = layout.dims[output.name], layout.attrs.get(output.name, {})
-            _variable(group, layout, output, dims, attrs)
-        status = Output(STATUS, (), np.dtype(np.uint8))
-        _variable(group, layout, status, (), _status_attributes())
-        with warnings.catch_warnings():
-            # So that opening does not list a directory with all its chunks.
-            warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
-            zarr.consolidate_metadata(beside)
-        if path.exists():
-            path.rmdir()
-        beside.rename(path)
-    except OSError as error:
-        raise ValueError(f"`store` must be writable; {path}: {error.strerror or error}.") from error
+        os.fsync(opened)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return Store(path)
+        os.close(opened)
 
 
 def hashed(configuration: Mapping[str, Any]) -> str:
@@ -323,18 +424,25 @@ def _flat(nested: Any, name: str = "") -> dict[str, Any]:
     return {name: json.loads(json.dumps(nested))}
 
 
-def _coordinate(
-    group: Any, name: str, dim: str, values: NDArray[Any], attrs: Mapping[str, Any]
-) -> None:
+def _label(group: Any, name: str, dim: str, values: NDArray[Any], attrs: Mapping[str, Any]) -> None:
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
     text = values.dtype.kind in "OUT"
-    group.create_array(
+    array = group.create_array(
         name,
         shape=values.shape,
-        chunks=values.shape,
+        chunks=(max(1, values.size),),
         dtype=str if text else values.dtype,
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=(dim,),
         attributes=dict(attrs),
-    )[:] = values.astype(object) if text else values
+        config={"write_empty_chunks": True},
+    )
+    _fill(array, values)
+
+
+def _fill(array: Any, values: NDArray[Any]) -> None:
+    array[:] = values.astype(object) if values.dtype.kind in "OUT" else values
 
 
 def _variable(
@@ -378,8 +486,14 @@ def _is_whole(file: Path) -> bool:
     import google_crc32c
 
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            left = os.fstat(opened.fileno()).st_size - _SUM_BYTES
+            if left <= 0:
+                return False
+            checksum = 0
+            while left > 0 and (piece := opened.read(min(left, _PIECE_BYTES))):
+                checksum = google_crc32c.extend(checksum, piece)
+                left -= len(piece)
+            return opened.read() == checksum.to_bytes(_SUM_BYTES, "little")
     except OSError:
         return False
-    body, end = content[:-_SUM_BYTES], content[-_SUM_BYTES:]
-    return len(content) > _SUM_BYTES and google_crc32c.value(body) == int.from_bytes(end, "little")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ _CHUNK_BYTES = 2**26  # of the results of a chunk
 _CHUNK_SECONDS = 10.0
 _FEWEST_CHUNKS = 32  # of a process, as long as each is worth the trouble
 _POLL_SECONDS = 0.2
+_VISIBLE_SECONDS = 60.0  # until file systems of clusters show all hosts what one has made
 
 
 def sweep(
@@ -170,13 +172,13 @@ def run(
 
     grid = read_axes(axes)
     if key is not None:
-        check_key(key)
+        _check_key(key)
     check_arguments(function, grid, key is not None)
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"`chunk` must be a positive number of cells or None; got {chunk!r}.")
     if progress is not None and not callable(progress):
         raise ValueError(f"`progress` must be a function or None; got {progress!r}.")
-    path = Path(store)
+    path = _as_path(store)
     cell = trace(function, grid, key)
     labels = read_labels(grid, cell.outputs, dims, coords, attrs, may_be_nan)
     wanted = configuration_of(function, grid, cell, key, labels)
@@ -185,26 +187,46 @@ def run(
         _check_same(existing, wanted, chunk)
     program = _compile(cell, grid, key, labels.may_be_nan, existing)
 
+    def layout(box: tuple[int, ...]) -> Layout:
+        return Layout(grid, cell.outputs, labels.dims, labels.coords, labels.attrs, box)
+
     def make() -> Store:
         cells = _default_chunk(program, cell, grid) if chunk is None else chunk
-        layout = Layout(
-            grid, cell.outputs, labels.dims, labels.coords, labels.attrs, cut(grid.shape, cells)
-        )
-        return create(path, layout, wanted, program.block, {**about(function, key), **extra})
+        told = {**about(function, key), **extra}
+        return create(path, layout(cut(grid.shape, cells)), wanted, program.block, told)
 
-    with _opened(existing, make, path, wanted) as (opened, log, done):
+    def mend(damaged: Store) -> None:
+        damaged.mend(layout(damaged.chunks.box))
+
+    with _opened(existing, make, mend, path, wanted) as (opened, log, done):
         if program.block != opened.block:
             program = compile_tile(cell, grid, key, labels.may_be_nan, opened.block)
+        seen = _sees_others(opened)
         work = _Work(opened, program, log, progress, again, say)
         work.do(done, rerun_failed)
-    _wait_for_others(opened, again)
+    _wait_for_others(opened, seen, again)
     if jax.process_index() == 0:
         _warn_of_failures(opened)
     return xr.open_zarr(path)
 
 
 def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(text, file=sys.stderr, flush=True)
+
+
+def _check_key(key: Any) -> None:
+    check_key(key)
+    try:
+        jax.eval_shape(jax.random.fold_in, key, 0)
+    except TypeError as error:  # a raw key of another kind than JAX's default
+        raise ValueError(f"`key` must be one JAX key; {error}") from error
+
+
+def _as_path(store: Any) -> Path:
+    if not isinstance(store, (str, os.PathLike)) or "://" in str(store) or not str(store):
+        raise ValueError(f"`store` must be a directory of this machine; got {store!r}.")
+    # What a link points to can be renamed, and what is absolute stays where it is.
+    return Path(store).resolve()
 
 
 def _is_there(path: Path) -> bool:
@@ -230,7 +252,7 @@ def _compile(
 ) -> Program:
     """Compile a tile that fits in the memory of the device."""
     on_cpu = mesh().devices.flat[0].platform == "cpu"
-    block = default_block(cell, on_cpu) if existing is None else existing.block
+    block = default_block(cell, axes.size, on_cpu) if existing is None else existing.block
     while True:
         program = compile_tile(cell, axes, key, may_be_nan, block)
         free = _free_device_memory()
@@ -254,21 +276,27 @@ def _free_device_memory() -> int | None:
 
 def _default_chunk(program: Program, cell: Cell, axes: Axes) -> int:
     """Cells of a chunk that memory holds easily and that nobody minds to repeat."""
-    devices = mesh().size
-    few = min(axes.size, program.block * devices)
+    mine = -(-axes.size // jax.process_count())
+    few = min(mine, program.block * mesh().size)  # with fewer there would be idle lanes
+    if mine <= 4 * few:  # a measurement would cost as much as a chunk
+        return few
     began = time.perf_counter()
     program.fetch(program(np.arange(few, dtype=np.uint32)), few)
     each = (time.perf_counter() - began) / few
     free = [x for x in (available_memory(), _free_device_memory()) if x is not None]
     most = min([_CHUNK_BYTES, *(x // 16 for x in free)]) // cell.nbytes
     most = min(most, int(_CHUNK_SECONDS / each))
-    worthwhile = max(few, min(program.tile, most))
-    return max(worthwhile, min(most, -(-axes.size // (_FEWEST_CHUNKS * jax.process_count()))))
+    worthwhile = max(few, min(program.tile, most, mine))
+    return max(worthwhile, min(most, -(-mine // _FEWEST_CHUNKS)))
 
 
 @contextlib.contextmanager
 def _opened(
-    existing: Store | None, make: Callable[[], Store], path: Path, wanted: Mapping[str, Any]
+    existing: Store | None,
+    make: Callable[[], Store],
+    mend: Callable[[Store], None],
+    path: Path,
+    wanted: Mapping[str, Any],
 ) -> Iterator[tuple[Store, Log, NDArray[np.bool_]]]:
     """The store, this process's right to write to it, and which of its chunks are done.
 
@@ -286,10 +314,11 @@ def _opened(
                         f"`store` {path} is still being written by process {others[0]} of an "
                         "earlier sweep. Wait for it, or stop it."
                     )
+                store.sweep_out()
+                mend(store)
                 done = store.done()
                 for torn in np.flatnonzero(~done):
                     store.discard(int(torn))
-                store.sweep_out()
             except BaseException:
                 _broadcast(np.asarray(False))
                 raise
@@ -297,13 +326,22 @@ def _opened(
         else:
             if not _broadcast(np.asarray(False)):
                 raise RuntimeError("the sweep's first process could not open the store.")
-            store = Store(path)
+            store = _appeared(path)
             _check_same(store, wanted, None)
             log = stack.enter_context(store.lease(process))
             done = np.zeros(store.chunks.number, bool)
         done = _broadcast(done)
-        log.start(processes=jax.process_count(), devices=mesh().size, chunks=int((~done).sum()))
+        log.about(processes=jax.process_count(), devices=mesh().size, chunks=int((~done).sum()))
         yield store, log, done
+
+
+def _appeared(path: Path) -> Store:
+    """The store that the first process made, as soon as this one sees it."""
+    for _ in range(int(_VISIBLE_SECONDS / _POLL_SECONDS)):
+        with contextlib.suppress(ValueError):
+            return Store(path)
+        time.sleep(_POLL_SECONDS)
+    return Store(path)
 
 
 def _broadcast(value: NDArray[Any]) -> NDArray[Any]:
@@ -338,17 +376,18 @@ class _Work:
         finished = self._mine(np.flatnonzero(done))
         self.total = sum(self._size(chunk) for chunk in [*missing, *finished])
         self.cells = sum(self._size(chunk) for chunk in finished)
-        with _terminable() as stopped, ThreadPoolExecutor(1) as writer:
-            if rerun_failed:
-                for chunk in finished:
-                    if not stopped.is_set():
-                        self._repeat(chunk)
+        repeats = finished if rerun_failed else []
+        with _terminable(self._how_to_go_on, self.say) as stopped, ThreadPoolExecutor(1) as writer:
+            for chunk in repeats:
+                if not stopped.is_set():
+                    self._repeat(chunk)
             self._compute(missing, stopped, writer)
-            if stopped.is_set():
-                said = f"{self.cells:,} of {self.total:,} cells are done"
-                if self.cells < self.total:
-                    told = f"{self.again[0].upper()}{self.again[1:]}"
-                    self.say(f"bnjax: terminated; {said} in {self.store.path}. {told} goes on.")
+
+    def _how_to_go_on(self) -> str:
+        return (
+            f"terminated; {self.cells:,} of {self.total:,} cells are done in {self.store.path}. "
+            f"{self.again[0].upper()}{self.again[1:]} goes on"
+        )
 
     def _mine(self, chunks: NDArray[np.intp]) -> list[int]:
         return [int(chunk) for chunk in chunks[jax.process_index() :: jax.process_count()]]
@@ -363,16 +402,17 @@ class _Work:
         writing: Future[int] | None = None
         began = time.monotonic()
         for chunk in [*chunks, None]:
-            # The next chunk is on its way to the devices before the last one is fetched.
+            # While this waits for the disk, the devices are at work on the chunk that waits.
+            # Another is begun only afterwards: no more than one is ever finished and not safe.
+            if writing is not None:
+                began = self._written(writing.result(), began)
+                writing = None
             started = None
             if chunk is not None and not stopped.is_set():
                 started = chunk, self._start(self.store.chunks.numbers(chunk))
             if waiting is not None and not stopped.is_set():
                 number, tiles = waiting
                 results = self._fetch(tiles, stopped)
-                if writing is not None:
-                    began = self._written(writing.result(), began)
-                    writing = None
                 if results is not None:
                     writing = writer.submit(self._write, number, results)
             waiting = started
@@ -427,27 +467,47 @@ class _Work:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[threading.Event]:
+def _terminable(
+    message: Callable[[], str], say: Callable[[str], None]
+) -> Iterator[threading.Event]:
     """Let SIGTERM say when to stop; afterwards it does what it would have done."""
     stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped  # only the main thread may ask for signals
+    before = signal.getsignal(signal.SIGTERM)
+    only_main = threading.current_thread() is threading.main_thread()  # may ask for signals
+    if not only_main or before is signal.SIG_IGN:
+        yield stopped
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
         yield stopped
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         if stopped.is_set():
+            say(f"bnjax: {message()}.")
             signal.raise_signal(signal.SIGTERM)
+    if stopped.is_set():  # and the caller's own way with signals is to live on
+        raise RuntimeError(f"{message()}.")
 
 
-def _wait_for_others(store: Store, again: str) -> None:
+def _sees_others(store: Store) -> bool:
+    """Whether this process can tell from the leases which of the others are alive.
+
+    Some file systems of clusters keep the locks of each host to themselves.
+    """
+    return {*range(jax.process_count())} - {jax.process_index()} <= {*store.writers()}
+
+
+def _wait_for_others(store: Store, seen: bool, again: str) -> None:
     """Wait while other processes of this sweep are at work."""
     if jax.process_count() == 1:
         return
-    while not store.begun().all():
-        if not store.writers() and not (begun := store.begun()).all():
+    alone_since = None
+    while not (begun := store.begun()).all() or (seen and store.writers()):
+        if not seen or store.writers():
+            alone_since = None
+        elif alone_since is None:
+            alone_since = time.monotonic()
+        elif time.monotonic() - alone_since > _VISIBLE_SECONDS:
             raise RuntimeError(
                 f"{(~begun).sum()} of {begun.size} chunks of {store.path} are missing, because the "
                 f"process that was to compute them ended. To go on: {again}."
