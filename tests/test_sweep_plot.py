@@ -153,7 +153,7 @@ def test_phases_are_reduced_to_the_most_frequent_or_to_a_share():
     picture = picture_of(dataset, None, None, None, {}, "SAFE")
     np.testing.assert_allclose(picture.values, (layers == 0).mean(-1).T)
     assert picture.categories is None
-    assert picture.label == "share in which phase is safe"
+    assert picture.label == "share of cells that are safe"
 
 
 def test_a_phase_that_was_not_told_is_shown_as_such():

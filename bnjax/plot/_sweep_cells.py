@@ -105,9 +105,9 @@ def picture_of(
     units = data.attrs.get("units")
     label = f"{name} ({units})" if units else name
     if isinstance(way, int) and categories is not None:
-        label = f"share in which {name} is {categories[way].lower()}"
+        label = f"share of cells that are {categories[way].lower().replace('_', ' ')}"
     elif way == "mean" and data.dtype.kind == "b":
-        label = f"share: {name}"
+        label = f"share of cells: {name}"
     keeps_codes = way in (None, _MODE, "min", "max") and categories is not None
     return Picture(
         values,
