@@ -59,7 +59,6 @@ from .response import BestResponse as BestResponse
 from .response import EpsilonGreedy as EpsilonGreedy
 from .response import Logit as Logit
 from .response import ThompsonSampling as ThompsonSampling
-
 from .sweeps import sweep as sweep
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import os
 import pkgutil
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,6 +153,7 @@ def test_readme_runs(tmp_path):
     """As a reader would: the commands in order, then the Python, all in one folder."""
     markdown = README.read_text(encoding="utf-8")
     commands, script = bnjax_commands(markdown), python_script(markdown)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     assert commands
     assert script.strip()
     for command in commands:

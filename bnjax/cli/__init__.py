@@ -1,4 +1,4 @@
-"""The ``bnjax`` command: scenarios, where they lead, phase diagrams, populations, designs.
+"""The ``bnjax`` command: scenarios, where they lead, phase diagrams, populations, designs, sweeps.
 
 Process-wide settings of JAX (precision, CPU devices, compilation cache) are made here and
 nowhere else in the library. Every error is one line on stderr, with exit status 2.
@@ -17,6 +17,7 @@ from ._diagram import draw_phase_diagram
 from ._scenarios import list_scenarios
 from ._simulate import simulate_scenario
 from ._solve import solve
+from ._sweep import sweeps
 
 
 class _Command(click.Group):
@@ -49,3 +50,4 @@ main.add_command(solve)
 main.add_command(draw_phase_diagram)
 main.add_command(simulate_scenario)
 main.add_command(search_design)
+main.add_command(sweeps)

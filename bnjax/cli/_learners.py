@@ -7,35 +7,28 @@ from typing import Any
 
 import click
 
-from .. import (
-    BestResponse,
-    DiscountedMemory,
-    EpsilonGreedy,
-    Logit,
-    PerfectMemory,
-    ThompsonSampling,
-    WindowMemory,
-)
+from .._learners import DEFAULTS, MEMORIES, POLICIES, TIES
+from .._learners import memory_of as memory_of
+from .._learners import policy_of as policy_of
 
-DEFAULTS = {"policy": "best-response", "memory": "perfect"}
 _OPTIONS = [
     click.option(
         "--policy",
-        type=click.Choice(["best-response", "epsilon-greedy", "logit", "thompson"]),
+        type=click.Choice(POLICIES),
         default=DEFAULTS["policy"],
         show_default=True,
         help="How agents choose, given what they believe.",
     ),
     click.option(
         "--ties",
-        type=click.Choice(["first", "last", "uniform"]),
+        type=click.Choice(TIES),
         help="Of best responses: which of several to play.  [default: first]",
     ),
     click.option("--temperature", type=float, help="Of --policy logit, in units of payoff."),
     click.option("--epsilon", type=float, help="Of --policy epsilon-greedy."),
     click.option(
         "--memory",
-        type=click.Choice(["perfect", "discounted", "window"]),
+        type=click.Choice(MEMORIES),
         default=DEFAULTS["memory"],
         show_default=True,
         help="What agents remember.",
@@ -54,33 +47,6 @@ def learner_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def policy_of(options: Mapping[str, Any]) -> Callable[[], Any]:
-    """The policy, made later: when the precision is set."""
-    name = options["policy"]
-    _belongs(options, "temperature", name == "logit", "--policy logit", True)
-    _belongs(options, "epsilon", name == "epsilon-greedy", "--policy epsilon-greedy", True)
-    _belongs(options, "ties", name in ("best-response", "epsilon-greedy"), "best responses", False)
-    best = lambda: BestResponse(options["ties"] or "first")  # noqa: E731
-    return {
-        "best-response": best,
-        "epsilon-greedy": lambda: EpsilonGreedy(options["epsilon"], best()),
-        "logit": lambda: Logit(options["temperature"]),
-        "thompson": ThompsonSampling,
-    }[name]
-
-
-def memory_of(options: Mapping[str, Any]) -> Callable[[], Any]:
-    """The memory, made later."""
-    name = options["memory"]
-    _belongs(options, "rate", name == "discounted", "--memory discounted", True)
-    _belongs(options, "length", name == "window", "--memory window", True)
-    return {
-        "perfect": PerfectMemory,
-        "discounted": lambda: DiscountedMemory(options["rate"]),
-        "window": lambda: WindowMemory(options["length"]),
-    }[name]
-
-
 def described(options: Mapping[str, Any], short: bool = False) -> list[str]:
     """Policy and memory in words, with their numbers; what these are too, unless it is short."""
     kinds = [
@@ -96,11 +62,3 @@ def described(options: Mapping[str, Any], short: bool = False) -> list[str]:
             named = ", ".join(f"{n}\xa0{options[n]}" for n in given)
             texts.append(f"{kind} ({named})" if given else kind)
     return texts
-
-
-def _belongs(options: Mapping[str, Any], name: str, applies: bool, to: str, required: bool) -> None:
-    """An option that another one calls for must be given, and only then."""
-    if applies and required and options[name] is None:
-        raise click.UsageError(f"`{to}` needs `--{name}`")
-    if not applies and options[name] is not None:
-        raise click.UsageError(f"`--{name}` is for {to}, which was not asked for")

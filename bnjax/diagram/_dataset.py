@@ -64,6 +64,11 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 RESERVED = (*_VARIABLES, "action", "parameter", "outcome")
 
 
+def attributes_of(variable: str) -> dict[str, Any]:
+    """Long name of a variable, and its units or codes."""
+    return dict(_VARIABLES[variable][1])
+
+
 def label(
     axes: Mapping[str, NDArray[np.float64]],
     cells: Mapping[str, NDArray[Any]],

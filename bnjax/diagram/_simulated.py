@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..belief import AbstractMemory
 from ..equilibrium._tolerance import Tolerance
-from ..learning import Outcome, simulate
+from ..learning import Outcome, Simulation, simulate
 from ..learning._agent import as_finite
 from ..problem import AbstractProblem
 from ..response import AbstractPolicy
@@ -68,26 +68,51 @@ class Simulated(AbstractQuestion):
     ) -> tuple[SimulatedCell, Bool[Array, ""]]:
         """Simulate the population of a cell, whose key is folded from the cell's number."""
         key, policy, memory = given
-        # No lanes for agents that are not there; a large population keeps the usual tile.
-        few = 1 << (self.num_agents - 1).bit_length()
-        done = simulate(
+        done, valid = populate(
             problem,
+            exploration,
             jax.random.fold_in(key, index),
             num_agents=self.num_agents,
             num_steps=self.num_steps,
             policy=policy,
             memory=memory,
-            exploration=exploration,
-            tile=few if few < _FULL_TILE else None,
         )
-        valid = problem.is_valid() & (exploration >= 0) & (exploration <= 1)
-        actions = jnp.arange(problem.num_actions, dtype=done.intended.dtype)
-        locked = (done.outcome == Outcome.LOCKED)[:, None] & (done.intended[:, None] == actions)
-        others = done.outcome[:, None] == jnp.asarray([Outcome.MIXING, Outcome.UNDECIDED])
-        ended = jnp.concatenate([locked, others], axis=1)
-        dtype = done.frequency.dtype
-        cell = SimulatedCell(
-            frequency=jnp.where(valid, done.late_frequency.mean(0), jnp.nan),
-            outcome_share=jnp.where(valid, ended.mean(0, dtype=dtype), jnp.nan),
-        )
-        return cell, valid
+        return ended(problem, done, valid), valid
+
+
+def populate(
+    problem: AbstractProblem,
+    exploration: Float[Array, ""],
+    key: Array,
+    *,
+    num_agents: int,
+    num_steps: int,
+    policy: AbstractPolicy | None,
+    memory: AbstractMemory | None,
+) -> tuple[Simulation, Bool[Array, ""]]:
+    """Simulate the population of a cell, and say whether its problem makes sense at all."""
+    # No lanes for agents that are not there; a large population keeps the usual tile.
+    few = 1 << (num_agents - 1).bit_length()
+    done = simulate(
+        problem,
+        key,
+        num_agents=num_agents,
+        num_steps=num_steps,
+        policy=policy,
+        memory=memory,
+        exploration=exploration,
+        tile=few if few < _FULL_TILE else None,
+    )
+    return done, problem.is_valid() & (exploration >= 0) & (exploration <= 1)
+
+
+def ended(problem: AbstractProblem, done: Simulation, valid: Bool[Array, ""]) -> SimulatedCell:
+    """What became of a population."""
+    actions = jnp.arange(problem.num_actions, dtype=done.intended.dtype)
+    locked = (done.outcome == Outcome.LOCKED)[:, None] & (done.intended[:, None] == actions)
+    others = done.outcome[:, None] == jnp.asarray([Outcome.MIXING, Outcome.UNDECIDED])
+    outcomes = jnp.concatenate([locked, others], axis=1)
+    return SimulatedCell(
+        frequency=jnp.where(valid, done.late_frequency.mean(0), jnp.nan),
+        outcome_share=jnp.where(valid, outcomes.mean(0, dtype=done.frequency.dtype), jnp.nan),
+    )

@@ -1,4 +1,4 @@
-"""Figures, with matplotlib: phase diagrams, equilibrium branches, best fits, populations, designs.
+"""Figures, with matplotlib: phase diagrams, branches, best fits, populations, designs, sweeps.
 
 Every function builds a `matplotlib.figure.Figure` of its own, at the width of a journal's
 column, or draws into the axes it is given, and returns the figure; neither `pyplot` nor
@@ -19,6 +19,7 @@ from ._style import COLUMN as COLUMN
 from ._style import PAGE as PAGE
 from ._style import PHASE_STYLES as PHASE_STYLES
 from ._style import PhaseStyle as PhaseStyle
+from ._sweep import sweep as sweep
 
 __all__ = [
     "COLUMN",
@@ -34,4 +35,5 @@ __all__ = [
     "pareto",
     "phase_diagram",
     "simulated_diagram",
+    "sweep",
 ]

@@ -82,23 +82,28 @@ def status(store: str | Path) -> SweepStatus:
     writers = opened.writers()
     torn = () if writers else tuple(int(chunk) for chunk in np.flatnonzero(touched & ~done))
     counts = opened.count(done)
-    chunks = [log.last_run()[1] for log in opened.logs()]
-    seconds = [sum(chunk["seconds"] for chunk in run) for run in chunks]
-    rates = [
-        sum(chunk["cells"] for chunk in run) / time
-        for run, time in zip(chunks, seconds, strict=True)
-        if time
-    ]
     return SweepStatus(
         int(np.prod(opened.chunks.shape)),
         counts,
         opened.chunks.number,
         int(done.sum()),
         torn,
-        float(sum(rates)) if rates else float("nan"),
+        rate_of(opened),
         tuple(writers),
         opened.torn_labels(),
     )
+
+
+def rate_of(store: Store) -> float:
+    """Cells a second in the last run of all processes together, NaN if nothing is known."""
+    chunks = [log.last_run()[1] for log in store.logs()]
+    seconds = [sum(chunk["seconds"] for chunk in run) for run in chunks]
+    rates = [
+        sum(chunk["cells"] for chunk in run) / time
+        for run, time in zip(chunks, seconds, strict=True)
+        if time
+    ]
+    return float(sum(rates)) if rates else float("nan")
 
 
 def failed(store: str | Path) -> xr.Dataset:

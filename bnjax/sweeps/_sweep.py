@@ -138,6 +138,8 @@ def sweep(
         rerun_failed=rerun_failed,
         progress=progress,
         extra={},
+        again="the same call",
+        say=_to_stderr,
     )
 
 
@@ -155,8 +157,17 @@ def run(
     rerun_failed: bool,
     progress: Callable[[int, int], None] | None,
     extra: Mapping[str, Any],
+    again: str,
+    say: Callable[[str], None],
 ) -> xr.Dataset:
-    """`sweep`, with further attributes for the store."""
+    """`sweep`, for callers whose users know it by another name.
+
+    Parameters
+    ----------
+    extra : further attributes for the store.
+    again : what goes on with an unfinished store, for messages.
+    say : what to do with the line that tells of a termination.
+    """
     import xarray as xr
 
     grid = read_axes(axes)
@@ -191,12 +202,16 @@ def run(
         if program.block != opened.block:
             program = compile_tile(cell, grid, key, labels.may_be_nan, opened.block)
         seen = _sees_others(opened)
-        work = _Work(opened, program, log, progress)
+        work = _Work(opened, program, log, progress, again, say)
         work.do(done, rerun_failed)
-    _wait_for_others(opened, seen)
+    _wait_for_others(opened, seen, again)
     if jax.process_index() == 0:
         _warn_of_failures(opened)
     return xr.open_zarr(path)
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _check_key(key: Any) -> None:
@@ -353,8 +368,11 @@ class _Work:
         program: Program,
         log: Log,
         progress: Callable[[int, int], None] | None,
+        again: str,
+        say: Callable[[str], None],
     ):
         self.store, self.program, self.log, self.progress = store, program, log, progress
+        self.again, self.say = again, say
         self.cells = 0
         self.total = 0
 
@@ -365,7 +383,7 @@ class _Work:
         self.total = sum(self._size(chunk) for chunk in [*missing, *finished])
         self.cells = sum(self._size(chunk) for chunk in finished)
         repeats = finished if rerun_failed else []
-        with _terminable(self._how_to_go_on) as stopped, ThreadPoolExecutor(1) as writer:
+        with _terminable(self._how_to_go_on, self.say) as stopped, ThreadPoolExecutor(1) as writer:
             for chunk in repeats:
                 if not stopped.is_set():
                     self._repeat(chunk)
@@ -373,8 +391,8 @@ class _Work:
 
     def _how_to_go_on(self) -> str:
         return (
-            f"terminated; {self.cells:,} of {self.total:,} cells are done. The same call on "
-            f"{self.store.path} goes on"
+            f"terminated; {self.cells:,} of {self.total:,} cells are done in {self.store.path}. "
+            f"{self.again[0].upper()}{self.again[1:]} goes on"
         )
 
     def _mine(self, chunks: NDArray[np.intp]) -> list[int]:
@@ -437,7 +455,7 @@ class _Work:
             raise OSError(
                 error.errno,
                 f"a chunk of {self.store.path} could not be written: {error.strerror or error}; "
-                f"{said}. When that is mended, the same call goes on",
+                f"{said}. When that is mended, {self.again} goes on",
             ) from error
 
     def _written(self, chunk: int, began: float) -> float:
@@ -462,7 +480,9 @@ class _Work:
 
 
 @contextlib.contextmanager
-def _terminable(message: Callable[[], str]) -> Iterator[threading.Event]:
+def _terminable(
+    message: Callable[[], str], say: Callable[[str], None]
+) -> Iterator[threading.Event]:
     """Let SIGTERM say when to stop; afterwards it does what it would have done."""
     stopped = threading.Event()
     before = signal.getsignal(signal.SIGTERM)
@@ -476,7 +496,7 @@ def _terminable(message: Callable[[], str]) -> Iterator[threading.Event]:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         if stopped.is_set():
-            print(f"bnjax: {message()}.", file=sys.stderr, flush=True)
+            say(f"bnjax: {message()}.")
             signal.raise_signal(signal.SIGTERM)
     if stopped.is_set():  # and the caller's own way with signals is to live on
         raise RuntimeError(f"{message()}.")
@@ -490,7 +510,7 @@ def _sees_others(store: Store) -> bool:
     return {*range(jax.process_count())} - {jax.process_index()} <= {*store.writers()}
 
 
-def _wait_for_others(store: Store, seen: bool) -> None:
+def _wait_for_others(store: Store, seen: bool, again: str) -> None:
     """Wait while other processes of this sweep are at work."""
     if jax.process_count() == 1:
         return
@@ -503,7 +523,7 @@ def _wait_for_others(store: Store, seen: bool) -> None:
         elif time.monotonic() - alone_since > _VISIBLE_SECONDS:
             raise RuntimeError(
                 f"{(~begun).sum()} of {begun.size} chunks of {store.path} are missing, because the "
-                "process that was to compute them ended. Make the same call again to go on."
+                f"process that was to compute them ended. To go on: {again}."
             )
         time.sleep(_POLL_SECONDS)
 
