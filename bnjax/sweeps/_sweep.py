@@ -119,11 +119,11 @@ def sweep(
     >>> def outcome(p_sycophantic, p_honest):
     ...     problem = bn.scenarios.sycophancy(p_sycophantic, p_honest)
     ...     return {"phase": bn.phase(problem)}
-    >>> axes = {"p_sycophantic": "0.1:0.9:3", "p_honest": [0.2, 0.6]}
+    >>> axes = {"p_sycophantic": "0.2:0.8:2", "p_honest": [0.2, 0.6]}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = bn.sweep(outcome, axes, store=f"{folder}/phases").load()
     >>> [[bn.Phase(int(code)).name for code in row] for row in done.phase]
-    [['OSCILLATORY', 'SAFE'], ['OSCILLATORY', 'SAFE'], ['UNSAFE', 'MULTISTABLE']]
+    [['OSCILLATORY', 'SAFE'], ['UNSAFE', 'MULTISTABLE']]
     """
     return run(
         function,
