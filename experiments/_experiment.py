@@ -81,13 +81,13 @@ def title_and_claim(module: Any) -> tuple[str, str]:
     return title.strip().rstrip("."), claim.strip()
 
 
-def conduct(name: str, quick: bool, out: Path) -> dict[str, Any]:
+def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
     """Run an experiment, write what it shows into ``out/name``, and return its report."""
     import matplotlib.pyplot as plt
 
     module = importlib.import_module(f"experiments.{name}")
     began = time.perf_counter()
-    results: Results = module.run(quick)
+    results: Results = module.run(quick, **more)
     seconds = time.perf_counter() - began
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,19 +140,25 @@ def print_report(report: Mapping[str, Any]) -> None:
         print(f"         {finding['found']}")
 
 
-def main(name: str) -> None:
-    """The command line of one experiment: ``python -m experiments.NAME [--quick] [--out DIR]``."""
+def main(name: str, own: argparse.ArgumentParser | None = None) -> None:
+    """The command line of one experiment: ``python -m experiments.NAME [--quick] [--out DIR]``.
+
+    Options of its ``own`` are handed to its ``run``.
+    """
     module = importlib.import_module(f"experiments.{name}")
     parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.{name}", description=title_and_claim(module)[0]
+        prog=f"python -m experiments.{name}",
+        description=title_and_claim(module)[0],
+        parents=[own] if own else [],
     )
     parser.add_argument("--quick", action="store_true", help="smaller, in seconds")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
-    options = parser.parse_args()
+    options = vars(parser.parse_args())
+    quick, out = options.pop("quick"), options.pop("out")
     with settings(x64=False):  # all cores, and a cache of what is compiled, as in the command
-        report = conduct(name, options.quick, options.out)
+        report = conduct(name, quick, out, **options)
     print_report(report)
-    print(f"written to {options.out / name}")
+    print(f"written to {out / name}")
     sys.exit(0 if report["holds"] else 1)
 
 

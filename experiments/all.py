@@ -25,6 +25,7 @@ NAMES = (
     "safe_prior_design",
     "monopolist",
     "overconfidence",
+    "gpu_sweep",
 )
 
 _STYLE = """
