@@ -76,7 +76,7 @@ def run_sweep(config: Path, store: Path, **cluster: Any) -> None:
 
     \b
     A configuration (`experiments/sweep.toml` says more):
-      function = "phase"          # exact; or "simulate", or "package.module:name" of your own
+      function = "phase"          # or "simulate", or your own "package.module:name"
       scenario = "sycophancy"
       [axes]
       p_sycophantic = "0:1:101"   # low:high:n, or a list
@@ -308,7 +308,12 @@ def _join(cluster: Mapping[str, Any]) -> None:
             cluster["coordinator"], cluster["num_processes"], cluster["process_id"]
         )
     except (RuntimeError, ValueError) as error:
-        raise click.ClickException(f"--distributed failed: {error}") from error
+        hint = ""
+        if cluster["coordinator"] is None:
+            hint = (
+                " Nothing here says who is who: give --coordinator, --num-processes, --process-id"
+            )
+        raise click.ClickException(f"--distributed failed: {error}{hint}") from error
 
 
 def _resume_command(store: Path, rerun_failed: bool, cluster: Mapping[str, Any]) -> str:
