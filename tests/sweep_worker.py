@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import xarray as xr
 
 import bnjax as bn
-from bnjax.sweeps import _store, _sweep
+from bnjax.sweeps import _sweep
 
 CHUNK, CHUNKS = 8, 16
 SLOW = 200_000  # steps of a loop that make a chunk take some milliseconds
@@ -248,6 +249,15 @@ def full_disk(disk):
     print(json.dumps(told))
 
 
+def peak(store, cells):
+    """The most memory that a sweep of a grid takes."""
+    side = int(cells) // 100
+    function = functools.partial(cell, key=jax.random.key(0))
+    axes = {"x": f"0:1:{side}", "n": range(100)}
+    bn.sweep(lambda x, n: function(x, n)["mean"] + jnp.sin(x), axes, store=store)
+    print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+
+
 WRONG_TYPES = [
     ({"function": 5}, "`function` must be a function of scalars; got 5"),
     ({"axes": None}, "`axes` must map at least one name"),
@@ -284,23 +294,21 @@ def run(store, **options):
     port, process, of = (options.pop(name, None) for name in ("port", "process", "of"))
     if port is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"localhost:{port}", int(of), int(process))
-    if "visible" in options:
-        _sweep._VISIBLE_SECONDS = float(options.pop("visible"))
-    started = options.pop("say", None)
+        jax.distributed.initialize(
+            f"localhost:{port}",
+            int(of),
+            int(process),
+            heartbeat_timeout_seconds=int(options.pop("heartbeat", 100)),
+        )
+    _sweep._VISIBLE_SECONDS = float(options.pop("visible", 60.0))
     numbers = {name: int(value) for name, value in options.items()}
-
-    def progress(done, cells):
-        if started:
-            print(done, flush=True)
-
-    start(store, progress=progress, **numbers)
-    print(json.dumps({"devices": len(jax.local_devices()), "store": _store._FORMAT}))
+    start(store, progress=lambda done, _: print(done, flush=True), **numbers)
+    print(json.dumps({"devices": len(jax.local_devices()), "processes": jax.process_count()}))
 
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     given = [x for x in arguments if "=" not in x]
     named = dict(x.split("=", 1) for x in arguments if "=" in x)
-    commands = {x.__name__: x for x in (full_disk, kills, refuse, run, steps)}
+    commands = {x.__name__: x for x in (full_disk, kills, peak, refuse, run, steps)}
     commands[command](*given, **named)
