@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shlex
 import signal
@@ -197,9 +198,13 @@ def draw_sweep(
 
     # Not in chunks of dask, whether it is installed or not: what is read is read once.
     dataset = xr.open_zarr(store, chunks=None)
-    figure = plot.sweep(
-        dataset, variable, x=x, y=y, select=_selections(selections), reduce=reduce, title=title
-    )
+    options = {"select": _selections(selections), "reduce": reduce, "title": title}
+    try:
+        figure = plot.sweep(dataset, variable, x=x, y=y, **options)
+    except ValueError:
+        # Zarr leaves what else it was reading to be complained about, at length.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
