@@ -432,6 +432,14 @@ def test_what_is_torn_or_missing_is_listed_and_resumed(rings, copy):
     succeed("status", copy)
 
 
+def test_picture_of_a_torn_store_says_what_to_do(copy, tmp_path):
+    torn = copy / "radius" / "c" / "1" / "0"
+    torn.write_bytes(b"0" * 40)
+    error = fail("show", copy, "--variable", "radius", "--out", tmp_path / "a.png")
+    assert "a chunk of `radius` cannot be read" in error
+    assert "going on with the sweep computes them again" in error
+
+
 def test_resume_of_a_finished_sweep_computes_nothing(copy):
     before = (copy / "radius" / "c" / "0" / "0").stat().st_mtime_ns
     assert "nothing was computed in the last run" in succeed("resume", copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shlex
 import signal
@@ -76,7 +77,7 @@ def run_sweep(config: Path, store: Path, **cluster: Any) -> None:
 
     \b
     A configuration (`experiments/sweep.toml` says more):
-      function = "phase"          # exact; or "simulate", or "package.module:name" of your own
+      function = "phase"          # or "simulate", or your own "package.module:name"
       scenario = "sycophancy"
       [axes]
       p_sycophantic = "0:1:101"   # low:high:n, or a list
@@ -197,9 +198,13 @@ def draw_sweep(
 
     # Not in chunks of dask, whether it is installed or not: what is read is read once.
     dataset = xr.open_zarr(store, chunks=None)
-    figure = plot.sweep(
-        dataset, variable, x=x, y=y, select=_selections(selections), reduce=reduce, title=title
-    )
+    options = {"select": _selections(selections), "reduce": reduce, "title": title}
+    try:
+        figure = plot.sweep(dataset, variable, x=x, y=y, **options)
+    except ValueError:
+        # Zarr leaves what else it was reading to be complained about, at length.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -308,7 +313,12 @@ def _join(cluster: Mapping[str, Any]) -> None:
             cluster["coordinator"], cluster["num_processes"], cluster["process_id"]
         )
     except (RuntimeError, ValueError) as error:
-        raise click.ClickException(f"--distributed failed: {error}") from error
+        hint = ""
+        if cluster["coordinator"] is None:
+            hint = (
+                " Nothing here says who is who: give --coordinator, --num-processes, --process-id"
+            )
+        raise click.ClickException(f"--distributed failed: {error}{hint}") from error
 
 
 def _resume_command(store: Path, rerun_failed: bool, cluster: Mapping[str, Any]) -> str:

@@ -332,7 +332,7 @@ def _read(
         axes = tuple(range(len(order), len(dims)))
         # First: what is not missing has its values, also while somebody is writing.
         known = {dim: piece for dim, piece in cells.items() if dim in status.dims}
-        codes = status.isel(known)
+        codes = _load(status.isel(known))
         codes = codes.expand_dims([dim for dim in dims if dim not in codes.dims])
         codes = codes.transpose(*order, *others).values
         fine = codes == CellStatus.OK
@@ -341,13 +341,23 @@ def _read(
             fine = codes != CellStatus.MISSING
         elif way in (None, _MODE) or isinstance(way, int):
             fine |= (codes == CellStatus.NOT_CONVERGED) & (data.dtype.kind in "iu")
-        values = data.isel(cells).transpose(*order, *others).values
+        values = _load(data.isel(cells)).transpose(*order, *others).values
         fine = np.broadcast_to(fine, values.shape)
         total.add(place, values, fine, axes)
         failed[place] |= (codes > CellStatus.OK).any(axes)
     values, none = total.result()
     failed &= none
     return values, none & ~failed, failed, total.seen - int(total.count.sum())
+
+
+def _load(part: xr.DataArray) -> xr.DataArray:
+    try:
+        return part.load()
+    except (OSError, RuntimeError, ValueError) as error:  # whatever a codec raises
+        raise ValueError(
+            f"a chunk of `{part.name}` cannot be read ({error}). `bnjax.sweeps.status` says which "
+            "chunks are torn, and going on with the sweep computes them again."
+        ) from error
 
 
 class _Total:

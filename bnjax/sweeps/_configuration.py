@@ -21,6 +21,7 @@ from ._program import Cell, Output
 
 # Of directories, of which some already have other meanings in a Zarr store.
 _NAME = re.compile(r"(?!__)(?!zarr\.json$)\w[\w.]{0,99}")
+_FEW = 100  # labels that are spelled out in a configuration
 # What xarray takes as a recipe for other numbers, or for what a variable is.
 _DECODED = {
     "_ARRAY_DIMENSIONS",
@@ -188,7 +189,10 @@ def configuration_of(
             }
             for output in cell.outputs
         },
-        "coords": {dim: values.tolist() for dim, values in labels.coords.items()},
+        "coords": {
+            dim: values.tolist() if len(values) <= _FEW else _described(values)
+            for dim, values in labels.coords.items()
+        },
         "attrs": dict(labels.attrs),
         "may_be_nan": list(labels.may_be_nan),
         "precision": jnp.result_type(float).name,

@@ -108,12 +108,13 @@ def trace(function: Callable[..., Any], axes: Axes, key: Array | None) -> Cell:
     except (TypeError, IndexError, ValueError) as error:
         # JAX says in many ways that it wanted a value and got a tracer.
         traced = isinstance(error, (jax.errors.JAXTypeError, jax.errors.JAXIndexError))
-        if not traced and "Tracer(" not in str(error):
+        said = str(error).partition("\n")[0]
+        if not traced and "Tracer(" not in said:
             raise
         raise ValueError(
             "`function` must work for arguments that are traced, and give arrays of the same shape "
             "in every cell: no `if`, `float` or `int` on an argument, and no shape that depends on "
-            f"one. JAX says: {str(error).splitlines()[0]}"
+            f"one. JAX says: {said}"
         ) from error
     leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
     if not leaves:
@@ -267,6 +268,7 @@ def compile_tile(
     """Compile the function for a tile: the only compilation of a sweep."""
     on_cpu = mesh().devices.flat[0].platform == "cpu"
     fits = max(1, min(_SHARE_CELLS if on_cpu else 4 * block, _SHARE_BYTES // cell.nbytes) // block)
+    fits = min(fits, -(-axes.size // (block * mesh().size)))  # the grid may be small
     share = block * fits
     shape, arguments = axes.shape, cell.arguments
     along = [axes.dims.index(axes.dim_of(name)) for name in arguments]

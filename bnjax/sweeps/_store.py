@@ -83,8 +83,7 @@ class Store:
             self.variables: tuple[str, ...] = tuple(manifest["variables"])
             self.arguments: tuple[str, ...] = tuple(manifest["arguments"])
             readable = manifest["format"] == _FORMAT
-            labels = [name for name in self._group if name not in (*self.variables, STATUS)]
-            self.labels: tuple[str, ...] = tuple(labels)
+            self.labels: tuple[str, ...] = tuple(manifest["labels"])
             # An output with a dimension of length 0 has nothing to keep.
             filled = [name for name in (STATUS, *self.variables) if self.array(name).size]
             self._filled: tuple[str, ...] = tuple(filled)
@@ -207,7 +206,7 @@ class Store:
         from filelock import FileLock, Timeout
 
         lock = FileLock(self._lease(process), timeout=_PATIENCE)
-        log = Log(self.path / STATUS / f"process-{process}.log")
+        log = self._log(process)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(lock)
@@ -242,7 +241,12 @@ class Store:
         return alive
 
     def logs(self) -> list[Log]:
-        return [Log(file) for file in sorted((self.path / STATUS).glob("process-*.log"))]
+        """Of the processes of the last run."""
+        logs = [self._log(0)]
+        return logs + [self._log(i) for i in range(1, logs[0].last_run()[0].get("processes", 1))]
+
+    def _log(self, process: int) -> Log:
+        return Log(self.path / STATUS / f"process-{process}.log")
 
     def _lease(self, process: int) -> Path:
         return self.path / STATUS / f"process-{process}.lock"
@@ -365,6 +369,7 @@ def _build(
         "block": block,
         "variables": [output.name for output in layout.outputs],
         "arguments": list(layout.axes.values),
+        "labels": list(layout.labels),
     }
     # The convention by which xarray knows the arguments of a zipped axis from results.
     labels = {"coordinates": " ".join(layout.labels)}

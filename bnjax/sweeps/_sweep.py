@@ -79,9 +79,10 @@ def sweep(
     attrs : attributes, such as ``units``, of outputs, axes and coordinates, by name.
     may_be_nan : outputs in which NaN means something other than failure.
     chunk : about how many cells are computed, written and, after a mishap, repeated as one; the
-        store records what became of it. Default: as many as fit in 64 MiB, a sixteenth of the free
-        memory and ten seconds, but not so many that there are fewer than 32 chunks. A store
-        that exists keeps the chunks it has.
+        store records what became of it. With fewer than are computed at once (up to 1,024 on a
+        CPU and 65,536 on a GPU) devices are idle in part. Default: as many as fit in 64 MiB, a
+        sixteenth of the free memory and ten seconds, but not so many that there are fewer than 32
+        chunks. A store that exists keeps the chunks it has.
     rerun_failed : compute the failed cells of a store again, and nothing but these and what is
         missing.
     progress : called with (cells done, cells in all) after every chunk; of a process among
@@ -105,13 +106,23 @@ def sweep(
     OSError
         If a chunk could not be written. What was written before is whole.
     RuntimeError
-        If another process ended before its chunks were done.
+        If another process ended before its chunks were done. (JAX's coordinator may come first:
+        it ends all processes at once when the first is gone, and otherwise when one has been
+        silent for 100 seconds.) Also after SIGTERM, if the caller handles it and lives on.
 
     Notes
     -----
+    Whatever ends a process costs at most one chunk that was computed and not yet on disk, and what
+    had been done of the next. When the power fails, chunks of the last half minute may be lost as
+    well: checksums tell, and the next call computes them again.
+
     SIGTERM, which schedulers send before they preempt, ends the sweep after the chunk that is
-    being written. Failed cells raise a ``RuntimeWarning`` at the end; `bnjax.sweeps.failed` lists
-    them.
+    being written, and then the process. Failed cells raise a ``RuntimeWarning`` at the end;
+    `bnjax.sweeps.failed` lists them.
+
+    Cells are computed in blocks of one shape, on which rounding depends. It follows from the
+    function, the grid and the platform alone, unless so many cells do not fit in half of the free
+    memory; a store keeps the shape that it was begun with.
 
     Examples
     --------
