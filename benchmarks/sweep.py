@@ -60,7 +60,8 @@ def bare(axes: dict[str, np.ndarray]) -> tuple[Callable[[], np.ndarray], float]:
     devices = jax.local_devices()
     mesh, split = Mesh(np.asarray(devices), ("devices",)), PartitionSpec("devices")
     on_cpu = devices[0].platform == "cpu"
-    block = default_block(trace(phase_of_cell, read_axes(axes), None), on_cpu)
+    grid = read_axes(axes)
+    block = default_block(trace(phase_of_cell, grid, None), grid.size, on_cpu)
     first, second = (np.asarray(x, jnp.result_type(float)) for x in axes.values())
     total, slab = len(first) * len(second), min(_SLAB, block * len(devices) * 64)
 

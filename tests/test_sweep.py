@@ -137,7 +137,7 @@ def test_chunks_make_no_difference(swept, stores, chunk):
 
 def test_order_makes_no_difference():
     axes = read_axes(AXES)
-    program = compile_tile(trace(everything, axes, KEY), axes, KEY, [], block=8)
+    program = compile_tile(trace(everything, axes, KEY), axes, KEY, [], block=32)
     dice = np.random.default_rng(0)
     in_order = program.fetch(program(np.arange(90, dtype=np.uint32)), 90)
     for size in (1, 5, 90):

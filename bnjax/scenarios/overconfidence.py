@@ -51,7 +51,8 @@ def overconfidence(
     by ``1 - sqrt(1 - 2 delta)``. Efforts are an even grid, and phi ranges over the same
     interval of length at most 0.9 around that root, so that pure equilibria lie within about
     ``0.5 / sqrt(1 - 2 delta)`` steps of the grid from it (a reply is off by up to half a step,
-    and errors shrink by ``1 - sqrt(1 - 2 delta)`` from reply to reply). No effort is called safe, so that there is no phase.
+    and errors shrink by ``1 - sqrt(1 - 2 delta)`` from reply to reply). No effort is called safe,
+    so that there is no phase.
 
     Parameters
     ----------
