@@ -1,0 +1,72 @@
+"""Pages that are written nowhere twice: the guide is the README, the API its docstrings."""
+
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parent.parent
+
+# Where public names are looked up, in the order of the site: title, module, names (None: all).
+GROUPS = (
+    ("Problems", "bnjax", ("Problem", "GaussianProblem", "FamilyProblem", "Family", "ReducedForm")),
+    (
+        "Equilibria",
+        "bnjax",
+        (
+            *("equilibria", "rationalizable", "phase", "certify", "phase_diagram"),
+            *("smooth_equilibrium", "smooth_path", "Equilibria", "Rationalizable", "Certificate"),
+            *("Witness", "SmoothEquilibrium", "SmoothPath", "Phase", "Certainty", "Stability"),
+            "SolveStatus",
+        ),
+    ),
+    (
+        "Learning",
+        "bnjax",
+        (
+            *("simulate", "mean_field", "basins", "best_fit_dynamics", "Agent", "AgentState"),
+            *("Simulation", "Outcome", "Share", "Trajectory", "Snapshot", "Running", "Step"),
+            *("MeanField", "Motion", "Basins", "BestFitDynamics", "Observation"),
+            *("BestResponse", "EpsilonGreedy", "Logit", "ThompsonSampling", "AbstractPolicy"),
+            *("PerfectMemory", "DiscountedMemory", "WindowMemory", "AbstractMemory"),
+        ),
+    ),
+    ("Design", "bnjax.design", None),
+    ("Sweeps", "bnjax.sweeps", None),
+    ("Scenarios", "bnjax.scenarios", None),
+    ("Figures", "bnjax.plot", None),
+)
+
+
+def on_config(config):
+    """List the pages of the API, and see that nothing public is missing from it."""
+    listed = {name for _, module, names in GROUPS for name in names or _public(module)}
+    missing = _public("bnjax") - listed - {"design", "plot", "scenarios", "sweeps"}
+    if missing:
+        raise ValueError(f"not in the API pages: {', '.join(sorted(missing))}")
+    pages = [{title: f"api/{title.lower()}.md"} for title, _, _ in GROUPS]
+    config.nav[1]["API"] += pages
+    return config
+
+
+def on_files(files, config):
+    """Add the guide, its pictures, and a page for each part of the API."""
+    guide = (ROOT / "README.md").read_text()
+    files.append(File.generated(config, "index.md", content=guide))
+    for picture in sorted(set(re.findall(r"\]\(([^)]*\.png)\)", guide))):
+        files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
+    for title, module, names in GROUPS:
+        lines = [
+            f"# {title}\n",
+            *(f"::: {module}.{name}\n" for name in names or sorted(_public(module))),
+        ]
+        path = f"api/{title.lower()}.md"
+        files.append(File.generated(config, path, content="\n".join(lines)))
+    return files
+
+
+def _public(module):
+    """Names that a subpackage makes public, by the convention of its `import x as x`."""
+    source = (ROOT / module.replace(".", "/") / "__init__.py").read_text()
+    names = set(re.findall(r"import (\w+) as \1$", source, re.MULTILINE))
+    return {name for name in names if not name.isupper()}
