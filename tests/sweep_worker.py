@@ -193,10 +193,12 @@ def kill_at(touch):
             count += 1
             if count == touch and count % 2:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = function(*args, **options)
-            if count == touch:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            mine = count == touch
+            try:
+                return function(*args, **options)
+            finally:
+                if mine:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return touches
 

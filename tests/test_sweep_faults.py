@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from filelock import FileLock
 
 import bnjax as bn
@@ -499,6 +500,26 @@ def test_logs_that_were_cut_off_are_read(store):
     assert bn.sweeps.status(store).rate > 0
     start(store)
     assert Log(log).last_run()[0]["pid"] == os.getpid()
+
+
+def test_logs_of_processes_of_old_do_not_count(store):
+    rate = bn.sweeps.status(store).rate
+    old = Log(store / "status" / "process-1.log")
+    old.start()
+    old.chunk(1, 10**9, 1.0)
+    assert bn.sweeps.status(store).rate == rate
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_what_others_add_to_a_store_is_left_alone(store):
+    mine = {"shape": (3,), "dtype": "f4", "dimension_names": ("mine",)}
+    zarr.create_array(store / "mine", **mine)[:] = 1.0
+    zarr.consolidate_metadata(store)
+    assert bn.sweeps.status(store).complete
+    deleted(Store(store).file("mean", 5))
+    start(store)
+    assert bn.sweeps.status(store).complete
+    np.testing.assert_array_equal(zarr.open_array(store / "mine")[:], [1.0] * 3)
 
 
 def test_interrupted_repeats_keep_failures_marked(tmp_path, monkeypatch):
