@@ -123,6 +123,8 @@ def kills(folder, number, each, seed):
         store = folder / f"store-{told['stores']}"
         safe = 0
         for _ in range(min(each, number - told["kills"])):
+            if safe == CHUNKS:  # a kill came too late: there is nothing left to disturb
+                break
             notes = folder / "notes"
             notes.unlink(missing_ok=True)
 
