@@ -10,6 +10,10 @@ import bnjax as bn
 from bnjax.learning._best_fit import best_fit_dynamics
 from tests.oracles.random_problems import KINDS, random_problem, reduced_form
 
+# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
+# and `test_diagram`.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize(
     ("p_sycophantic", "p_honest", "fixed", "period"),
@@ -73,6 +77,7 @@ def test_complying_teaches_nothing_so_that_a_rule_decides():
         assert "a tie: deceive or comply" in stay.summary(problem)
 
 
+@pytest.mark.slow  # so does its experiment
 def test_the_monopolist_has_no_fixed_point():
     problem = bn.scenarios.monopolist()
     found = best_fit_dynamics(problem)

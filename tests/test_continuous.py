@@ -299,7 +299,7 @@ def solve_waves(row, exploration):
     return solve_all(problem, exploration, 4)
 
 
-@pytest.mark.parametrize("num_actions", [2, 3])
+@pytest.mark.parametrize("num_actions", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_many_basins_in_two_dimensions(num_actions):
     num, exploration = 12, 0.1
     rows = random_waves(3, num, num_actions)

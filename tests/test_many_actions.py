@@ -20,6 +20,10 @@ from bnjax.equilibrium._tolerance import default_tolerance
 from tests.oracles import exact, random_problems
 from tests.oracles.random_problems import random_problem
 
+# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
+# and `test_diagram`.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def phase(problem, exploration=0.0):
     return bn.Phase(int(bn.phase(problem, exploration))).name

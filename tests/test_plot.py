@@ -555,6 +555,7 @@ def test_absorbing_equilibria_that_are_not_stable_are_open_circles():
     assert "absorbing, not stable" in legend_of(figure)
 
 
+@pytest.mark.slow  # other strips have legends too
 def test_legend_under_a_strip_of_many_actions_is_not_cut_off():
     figure = bn.plot.bifurcation(
         "overconfidence", "delta", [0.1, 0.2, 0.45], fixed={"num_efforts": 9}

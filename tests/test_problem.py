@@ -11,6 +11,10 @@ import pytest
 import bnjax as bn
 from tests.oracles import random_problems
 
+# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
+# and `test_diagram`.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GOOD = dict(
     probs=[[0.5, 0.5], [0.2, 0.8]],
     model_probs=[[[0.6, 0.4], [0.2, 0.8]], [[0.1, 0.9], [0.9, 0.1]]],

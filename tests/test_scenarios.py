@@ -9,6 +9,10 @@ import bnjax as bn
 from bnjax.equilibrium._public import solve_all
 from tests.oracles import closed_forms
 
+# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
+# and `test_diagram`.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PHASE = {phase.name: int(phase) for phase in bn.Phase}
 
 
@@ -132,6 +136,7 @@ def test_deception_complying_is_absorbing_but_not_stable_below_the_threshold():
     assert np.asarray(found.stability)[comply].tolist() == [bn.Stability.UNSTABLE]
 
 
+@pytest.mark.slow  # its docstring and a monopolist at any demand say the same
 def test_monopolist_never_settles():
     with jax.enable_x64(True):
         found = bn.equilibria(bn.scenarios.monopolist())
@@ -141,6 +146,7 @@ def test_monopolist_never_settles():
         np.testing.assert_allclose(found.best_fit[0], [40, 10 / 3], atol=1e-6)
 
 
+@pytest.mark.slow  # as the best-fit dynamics do, and their experiment
 def test_overconfidence_settles_within_one_step_of_the_root():
     with jax.enable_x64(True):
         problem = bn.scenarios.overconfidence(delta=0.18, num_efforts=101)

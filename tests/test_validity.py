@@ -12,6 +12,10 @@ from tests.oracles import exact, random_problems
 from tests.oracles.random_problems import KINDS, random_problem
 from tests.test_equilibria import padded
 
+# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
+# and `test_diagram`.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 INVALID = int(bn.Phase.INVALID)
 
 
@@ -388,7 +392,7 @@ def test_gradients_through_a_continuum_that_is_cut_are_numbers():
     assert np.isfinite(gradient(jnp.asarray(arrays["model_probs"], jnp.float32))).all()
 
 
-@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("double", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_tie_of_all_payoffs_is_a_tie_in_either_precision(double):
     """A range of payoffs that is all rounding must not make the tolerance vanish with it."""
     with jax.enable_x64(double):
