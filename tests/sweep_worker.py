@@ -87,21 +87,21 @@ def is_running(child):
 
 def note_what_is_computed(path):
     """Have chunks noted when they are begun and when they are computed but not yet written."""
-    begin, write = _sweep._Work._start, _sweep._Work._write
+    begin, write = _sweep.Program.start, _sweep._Work._write
 
     def note(word):
         with open(path, "a") as file:
             file.write(f"{word}\n")
 
-    def begins(self, numbers):
+    def begins(self, cells):  # a tile, which here is a chunk
         note("begun")
-        return begin(self, numbers)
+        return begin(self, cells)
 
     def writes(self, chunk, results):
         note("computed")
         return write(self, chunk, results)
 
-    _sweep._Work._start, _sweep._Work._write = begins, writes
+    _sweep.Program.start, _sweep._Work._write = begins, writes
 
 
 def noted(path):

@@ -150,7 +150,8 @@ class Store:
         counts = np.zeros(len(CellStatus), np.int64)
         for chunk in np.flatnonzero(done):
             codes = self.read(int(chunk), (STATUS,))[STATUS]
-            counts += np.bincount(codes, minlength=len(CellStatus))
+            # Not `np.bincount`, which makes integers of eight bytes first.
+            counts += [np.count_nonzero(codes == code) for code in CellStatus]
         counts[CellStatus.MISSING] += int(np.prod(self.chunks.shape)) - counts.sum()
         return {code: int(counts[code]) for code in CellStatus}
 
