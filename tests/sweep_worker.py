@@ -133,7 +133,7 @@ def kills(folder, number, each, seed):
             child = fork(work)
             # Most of the moments ought to be among the chunks rather than in the compiler.
             if dice.random() < 0.8:
-                words = dice.randrange(1, 2 * (CHUNKS - safe) + 1)
+                words = dice.randrange(1, max(2, 2 * (CHUNKS - safe) + 1))  # it may be complete
                 while sum(noted(notes)) < words and is_running(child):
                     time.sleep(0.001)
                 time.sleep(dice.random() * 0.03)

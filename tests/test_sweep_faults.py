@@ -414,7 +414,7 @@ def test_sigterm_ends_the_process_and_says_how_to_go_on(tmp_path, whole):
         _, said = process.communicate()
     assert process.returncode == -signal.SIGTERM
     assert "bnjax: terminated; " in said
-    assert f"of 128 cells are done. The same call on {tmp_path / 'store'} goes on." in said
+    assert f"of 128 cells are done in {tmp_path / 'store'}. The same call goes on." in said
     state = bn.sweeps.status(tmp_path / "store")
     assert 0 < state.done < CHUNKS
     assert state.torn == state.writers == ()
