@@ -301,6 +301,8 @@ def run(store, **options):
             heartbeat_timeout_seconds=int(options.pop("heartbeat", 100)),
         )
     _sweep._VISIBLE_SECONDS = float(options.pop("visible", 60.0))
+    check, seconds = _sweep.Store.done, float(options.pop("check", 0.0))
+    _sweep.Store.done = lambda *args: time.sleep(seconds) or check(*args)
     numbers = {name: int(value) for name, value in options.items()}
     start(store, progress=lambda done, _: print(done, flush=True), **numbers)
     print(json.dumps({"devices": len(jax.local_devices()), "processes": jax.process_count()}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import signal
 import sys
@@ -39,6 +40,7 @@ _CHUNK_SECONDS = 10.0
 _FEWEST_CHUNKS = 32  # of a process, as long as each is worth the trouble
 _AHEAD = 4  # tiles that are begun before results are awaited, if these are not large
 _POLL_SECONDS = 0.2
+_WAIT_MS = 86_400_000  # for a process that is alive; the coordinator notices those that are not
 _VISIBLE_SECONDS = 60.0  # until file systems of clusters show all hosts what one has made
 
 
@@ -197,13 +199,15 @@ def run(
     cell = trace(function, grid, key)
     labels = read_labels(grid, cell.outputs, dims, coords, attrs, may_be_nan)
     wanted = configuration_of(function, grid, cell, key, labels)
-    existing = Store(path) if _is_there(path) else None
-    if existing is not None:
-        _check_same(existing, wanted, chunk)
     compiled = functools.cache(functools.partial(compile_tile, cell, grid, key, labels.may_be_nan))
-    # Before a store is made, so that what cannot be compiled leaves none behind. One that is there
-    # keeps the block that it was begun with, and if it is complete nothing is compiled.
-    block = _fitting(compiled, cell, grid).block if existing is None else existing.block
+    others = _Others()
+    with others:
+        existing = Store(path) if _is_there(path) else None
+        if existing is not None:
+            _check_same(existing, wanted, chunk)
+        # Before a store is made, so that what cannot be compiled leaves none behind. One that is
+        # there keeps the block it was begun with, and if it is complete nothing is compiled.
+        block = _fitting(compiled, cell, grid).block if existing is None else existing.block
 
     def layout(box: tuple[int, ...]) -> Layout:
         return Layout(grid, cell.outputs, labels.dims, labels.coords, labels.attrs, box)
@@ -216,7 +220,7 @@ def run(
     def mend(damaged: Store) -> None:
         damaged.mend(layout(damaged.chunks.box))
 
-    with _opened(existing, make, mend, path, wanted) as (opened, log, done):
+    with _opened(existing, make, mend, path, wanted, others) as (opened, log, done):
         seen = _sees_others(opened)
         work = _Work(opened, lambda: compiled(opened.block), log, progress, again, say)
         work.do(done, rerun_failed)
@@ -308,6 +312,7 @@ def _opened(
     mend: Callable[[Store], None],
     path: Path,
     wanted: Mapping[str, Any],
+    others: _Others,
 ) -> Iterator[tuple[Store, Log, NDArray[np.bool_]]]:
     """The store, this process's right to write to it, and which of its chunks are done.
 
@@ -315,14 +320,14 @@ def _opened(
     """
     process = jax.process_index()
     with contextlib.ExitStack() as stack:
-        if process == 0:
-            try:
+        with others:
+            if process == 0:
                 store = make() if existing is None else existing
                 log = stack.enter_context(store.lease(process))
-                others = store.writers(but=process)
-                if others:
+                earlier = store.writers(but=process)
+                if earlier:
                     raise ValueError(
-                        f"`store` {path} is still being written by process {others[0]} of an "
+                        f"`store` {path} is still being written by process {earlier[0]} of an "
                         "earlier sweep. Wait for it, or stop it."
                     )
                 store.sweep_out()
@@ -330,18 +335,16 @@ def _opened(
                 done = store.done()
                 for torn in np.flatnonzero(~done):
                     store.discard(int(torn))
-            except BaseException:
-                _broadcast(np.asarray(False))
-                raise
-            _broadcast(np.asarray(True))
-        else:
-            if not _broadcast(np.asarray(False)):
-                raise RuntimeError("the sweep's first process could not open the store.")
-            store = _appeared(path)
-            _check_same(store, wanted, None)
-            log = stack.enter_context(store.lease(process))
-            done = np.zeros(store.chunks.number, bool)
-        done = _broadcast(done)
+                others.tell(done.tobytes())
+            else:
+                told = others.hear()
+                if not told:
+                    raise RuntimeError("the sweep's first process could not open the store.")
+                store = _appeared(path)
+                _check_same(store, wanted, None)
+                log = stack.enter_context(store.lease(process))
+                done = np.frombuffer(told, bool)
+        others.meet()
         log.about(processes=jax.process_count(), devices=mesh().size, chunks=int((~done).sum()))
         yield store, log, done
 
@@ -355,19 +358,67 @@ def _appeared(path: Path) -> Store:
     return Store(path)
 
 
-def _broadcast(value: NDArray[Any]) -> NDArray[Any]:
-    """What the first process says, in all."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
+class _Others:
+    """What the processes of a sweep have to say to each other before they begin.
 
-    try:
-        return np.asarray(multihost_utils.broadcast_one_to_all(value))
-    except jax.errors.JaxRuntimeError as error:
-        raise RuntimeError(
-            "another process of the sweep ended while the store was being opened. Make the same "
-            "call again to go on."
-        ) from error
+    Used as a context, it lets the others know if what is done in it fails.
+
+    Through JAX's coordinator, which knows who is alive. The devices would do as well, but some of
+    them give up after 30 seconds: one process may check a store, or compile, for longer than that.
+    """
+
+    _calls = itertools.count()  # the same in all, as all make the same calls
+
+    def __init__(self) -> None:
+        self._name = f"bnjax/sweep/{next(self._calls)}"
+        self._number, self._several = jax.process_index(), jax.process_count() > 1
+
+    def tell(self, what: bytes) -> None:
+        """Let the first process tell all others something."""
+        self._set("told", what)
+
+    def hear(self) -> bytes:
+        """What the first process tells, nothing if it failed."""
+        return self._get("told")
+
+    def meet(self) -> None:
+        """Wait until all are there, or raise if one has failed."""
+        if self._number == 0:
+            there = [self._get(f"there/{i}") for i in range(1, jax.process_count())]
+            self._set("all there", b"yes" if all(there) else b"")
+            fine = all(there)
+        else:
+            self._set(f"there/{self._number}", b"yes")
+            fine = self._get("all there")
+        if not fine:
+            raise RuntimeError("another process of the sweep could not open the store.")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the others are gone
+                self._set("told" if self._number == 0 else f"there/{self._number}", b"")
+
+    def _set(self, key: str, value: bytes) -> None:
+        if self._several:
+            self._client().key_value_set_bytes(f"{self._name}/{key}", value)
+
+    def _get(self, key: str) -> bytes:
+        try:
+            return self._client().blocking_key_value_get_bytes(f"{self._name}/{key}", _WAIT_MS)
+        except jax.errors.JaxRuntimeError as error:
+            raise RuntimeError(
+                "another process of the sweep ended while the store was being opened. Make the "
+                "same call again to go on."
+            ) from error
+
+    @staticmethod
+    def _client() -> Any:
+        from jax._src import distributed  # there is no public way
+
+        return distributed.global_state.client
 
 
 class _Work:
@@ -551,7 +602,8 @@ def _wait_for_others(store: Store, seen: bool, again: str) -> None:
     if jax.process_count() == 1:
         return
     alone_since = None
-    while not (begun := store.begun()).all() or (seen and store.writers()):
+    begun = store.begun()
+    while not begun.all() or (seen and store.writers()):
         if not seen or store.writers():
             alone_since = None
         elif alone_since is None:
@@ -562,6 +614,7 @@ def _wait_for_others(store: Store, seen: bool, again: str) -> None:
                 f"process that was to compute them ended. To go on: {again}."
             )
         time.sleep(_POLL_SECONDS)
+        begun |= store.begun(~begun)  # there may be very many, and others poll as well
 
 
 def _warn_of_failures(store: Store) -> None:
