@@ -20,7 +20,7 @@ import xarray as xr
 import zarr
 
 import bnjax as bn
-from bnjax.sweeps import CellStatus, _sweep
+from bnjax.sweeps import CellStatus, _program, _sweep
 from bnjax.sweeps._axes import read_axes
 from bnjax.sweeps._chunks import Chunks, cut
 from bnjax.sweeps._program import compile_tile, default_block, trace
@@ -133,6 +133,17 @@ def test_chunks_make_no_difference(swept, stores, chunk):
     other = bn.sweep(everything, AXES, store=stores / f"by-{chunk}", key=KEY, chunk=chunk).load()
     for name, values in swept.data_vars.items():
         assert values.values.tobytes() == other[name].values.tobytes(), name
+
+
+def test_chunks_of_several_tiles(swept, stores, monkeypatch):
+    # Two in a chunk, and one in the last, which is shorter.
+    monkeypatch.setattr(_program, "_SHARE_CELLS", 32)
+    for ahead in (1, 4):
+        monkeypatch.setattr(_sweep, "_AHEAD", ahead)
+        done = bn.sweep(everything, AXES, store=stores / f"tiles-{ahead}", key=KEY, chunk=45).load()
+        assert Store(stores / f"tiles-{ahead}").chunks.box == (2, 3, 2, 3)
+        for name, values in swept.data_vars.items():
+            assert values.values.tobytes() == done[name].values.tobytes(), name
 
 
 def computed(program, cells):
@@ -433,6 +444,21 @@ def test_failed_cells_alone_are_computed_again(failing, stores, monkeypatch):
     assert bn.sweeps.failed(stores / "shaky").sizes["cell"] == 0
 
 
+def test_many_failed_cells_are_put_back_where_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(_program, "_SHARE_CELLS", 32)  # less than a chunk
+
+    def never(x):
+        return {"v": x, "converged": x < 0.2}
+
+    call = functools.partial(bn.sweep, never, {"x": "0:1:99"}, store=tmp_path / "store", chunk=99)
+    with pytest.warns(RuntimeWarning, match="79 of 99"):
+        call()
+    before = files(tmp_path / "store")
+    with pytest.warns(RuntimeWarning, match="79 of 99"):
+        call(rerun_failed=True)
+    assert files(tmp_path / "store") == before
+
+
 # Another sweep in the same store.
 
 
@@ -462,7 +488,7 @@ def kept(stores):
         ({"key": jax.random.key(12)}, r"key\.words is \[0, 11\] there and \[0, 12\] here"),
         ({"key": jax.random.key(11, impl="rbg")}, r"key\.impl is threefry2x32 there and rbg here"),
         ({"function": functools.partial(line, slope=3.0)}, r"function\.program is"),
-        ({"function": functools.partial(line, sign=-1)}, r"function\.program is"),
+        ({"function": functools.partial(line, sign=-1)}, r"what the function computes has changed"),
         ({"function": functools.partial(line, table=OTHER_TABLE)}, r"function\.program is"),
         (
             {"dims": {"y": []}, "attrs": {"y": {"units": "nats"}}},

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 2**26  # of the results of a chunk
 _CHUNK_SECONDS = 10.0
+_SHORT_SECONDS = 0.1
 _FEWEST_CHUNKS = 32  # of a process, as long as each is worth the trouble
 _AHEAD = 4  # tiles that are begun before results are awaited, if these are not large
 _POLL_SECONDS = 0.2
@@ -63,7 +64,7 @@ def sweep(
     The results go to disk chunk by chunk, each as a whole or not at all. The same call on the same
     store computes what is missing and nothing else, whatever stopped the one before. What a cell
     gives depends on its arguments and on its number alone: not on chunks, devices, processes,
-    interruptions or order (for one platform and version of JAX).
+    interruptions or order (for one kind of device and one version of JAX).
 
     All local devices share the work. Where ``jax.distributed`` is initialised, every process makes
     the same call, all on the same file system, and each computes chunks of its own.
@@ -255,6 +256,11 @@ def _is_there(path: Path) -> bool:
 
 def _check_same(store: Store, wanted: Mapping[str, Any], chunk: int | None) -> None:
     told = differences(store.configuration, wanted)
+    if any(difference.startswith("function.program ") for difference in told):
+        told.append(
+            "what the function computes has changed, in itself, in what it holds, or in a library "
+            f"that it calls (bnjax {store.attributes['bnjax_version']} there)"
+        )
     if told:
         raise ValueError(
             f"`store` {store.path} holds another sweep: {'; '.join(told)}. Make the same call as "
@@ -295,14 +301,21 @@ def _default_chunk(program: Program, cell: Cell, axes: Axes) -> int:
     few = min(mine, program.block * mesh().size)  # with fewer there would be idle lanes
     if mine <= 4 * few:  # a measurement would cost as much as a chunk
         return few
-    began = time.perf_counter()
-    program.fetch(program.start(range(few)), program.room(few))
-    each = (time.perf_counter() - began) / few
+    each = _seconds(program, few)
+    if few * each < _SHORT_SECONDS:  # of which most may be what the first time takes
+        each = _seconds(program, few)
     free = [x for x in (available_memory(), _free_device_memory()) if x is not None]
     most = min([_CHUNK_BYTES, *(x // 16 for x in free)]) // cell.nbytes
     most = min(most, int(_CHUNK_SECONDS / each))
     worthwhile = max(few, min(program.tile, most, mine))
     return max(worthwhile, min(most, -(-mine // _FEWEST_CHUNKS)))
+
+
+def _seconds(program: Program, cells: int) -> float:
+    """Time that a cell takes."""
+    began = time.perf_counter()
+    program.fetch(program.start(range(cells)), program.room(cells))
+    return (time.perf_counter() - began) / cells
 
 
 @contextlib.contextmanager
@@ -345,7 +358,12 @@ def _opened(
                 log = stack.enter_context(store.lease(process))
                 done = np.frombuffer(told, bool)
         others.meet()
-        log.about(processes=jax.process_count(), devices=mesh().size, chunks=int((~done).sum()))
+        log.about(
+            processes=jax.process_count(),
+            devices=mesh().size,
+            device=jax.local_devices()[0].device_kind,
+            chunks=int((~done).sum()),
+        )
         yield store, log, done
 
 
