@@ -87,21 +87,21 @@ def is_running(child):
 
 def note_what_is_computed(path):
     """Have chunks noted when they are begun and when they are computed but not yet written."""
-    begin, write = _sweep._Work._start, _sweep._Work._write
+    begin, write = _sweep.Program.start, _sweep._Work._write
 
     def note(word):
         with open(path, "a") as file:
             file.write(f"{word}\n")
 
-    def begins(self, numbers):
+    def begins(self, cells):  # a tile, which here is a chunk
         note("begun")
-        return begin(self, numbers)
+        return begin(self, cells)
 
     def writes(self, chunk, results):
         note("computed")
         return write(self, chunk, results)
 
-    _sweep._Work._start, _sweep._Work._write = begins, writes
+    _sweep.Program.start, _sweep._Work._write = begins, writes
 
 
 def noted(path):
@@ -135,7 +135,7 @@ def kills(folder, number, each, seed):
             child = fork(work)
             # Most of the moments ought to be among the chunks rather than in the compiler.
             if dice.random() < 0.8:
-                words = dice.randrange(1, 2 * (CHUNKS - safe) + 1)
+                words = dice.randrange(1, max(2, 2 * (CHUNKS - safe) + 1))  # it may be complete
                 while sum(noted(notes)) < words and is_running(child):
                     time.sleep(0.001)
                 time.sleep(dice.random() * 0.03)
@@ -305,6 +305,8 @@ def run(store, **options):
             heartbeat_timeout_seconds=int(options.pop("heartbeat", 100)),
         )
     _sweep._VISIBLE_SECONDS = float(options.pop("visible", 60.0))
+    check, seconds = _sweep.Store.done, float(options.pop("check", 0.0))
+    _sweep.Store.done = lambda *args: time.sleep(seconds) or check(*args)
     numbers = {name: int(value) for name, value in options.items()}
     start(store, progress=lambda done, _: print(done, flush=True), **numbers)
     print(json.dumps({"devices": len(jax.local_devices()), "processes": jax.process_count()}))

@@ -20,7 +20,7 @@ import xarray as xr
 import zarr
 
 import bnjax as bn
-from bnjax.sweeps import CellStatus, _sweep
+from bnjax.sweeps import CellStatus, _program, _sweep
 from bnjax.sweeps._axes import read_axes
 from bnjax.sweeps._chunks import Chunks, cut
 from bnjax.sweeps._program import compile_tile, default_block, trace
@@ -135,15 +135,35 @@ def test_chunks_make_no_difference(swept, stores, chunk):
         assert values.values.tobytes() == other[name].values.tobytes(), name
 
 
+def test_chunks_of_several_tiles(swept, stores, monkeypatch):
+    # Two in a chunk, and one in the last, which is shorter.
+    monkeypatch.setattr(_program, "_SHARE_CELLS", 32)
+    for ahead in (1, 4):
+        monkeypatch.setattr(_sweep, "_AHEAD", ahead)
+        done = bn.sweep(everything, AXES, store=stores / f"tiles-{ahead}", key=KEY, chunk=45).load()
+        assert Store(stores / f"tiles-{ahead}").chunks.box == (2, 3, 2, 3)
+        for name, values in swept.data_vars.items():
+            assert values.values.tobytes() == done[name].values.tobytes(), name
+
+
+def computed(program, cells):
+    results = program.room(len(cells))
+    program.fetch(program.start(cells), results)
+    return results
+
+
 def test_order_makes_no_difference():
     axes = read_axes(AXES)
     program = compile_tile(trace(everything, axes, KEY), axes, KEY, [], block=32)
     dice = np.random.default_rng(0)
-    in_order = program.fetch(program(np.arange(90, dtype=np.uint32)), 90)
+    in_order = computed(program, range(90))
     for size in (1, 5, 90):
         numbers = dice.permutation(90)[:size].astype(np.uint32)
-        for name, values in program.fetch(program(numbers), size).items():
+        for name, values in computed(program, numbers).items():
             assert values.tobytes() == in_order[name][numbers].tobytes(), name
+    for cells in (range(7, 8), range(37, 90)):
+        for name, values in computed(program, cells).items():
+            assert values.tobytes() == in_order[name][cells.start : cells.stop].tobytes(), name
 
 
 @pytest.mark.parametrize("size", [(2**16, 2**15 + 1), (2**16, 2**16)])
@@ -151,9 +171,11 @@ def test_numbers_that_need_all_32_bits(size):
     axes = read_axes({"a": np.arange(size[0]), "b": np.arange(size[1])})
     program = compile_tile(trace(lambda a, b: (a, b), axes, None), axes, None, [], block=4)
     numbers = np.asarray([0, 2**31 - 1, 2**31, math.prod(size) - 1])
-    results = program.fetch(program(numbers.astype(np.uint32)), 4)
-    for got, expected in zip("01", np.unravel_index(numbers, size), strict=True):
-        np.testing.assert_array_equal(results[got], expected)
+    last = range(math.prod(size) - 4, math.prod(size))
+    for some in (numbers.astype(np.uint32), last):
+        results = computed(program, some)
+        for got, expected in zip("01", np.unravel_index(some, size), strict=True):
+            np.testing.assert_array_equal(results[got], expected)
 
 
 def test_double_precision(stores, x64):
@@ -179,7 +201,7 @@ def test_a_large_cell(stores):
 def test_chunks_are_a_partition(shape, cells):
     chunks = Chunks(shape, cut(shape, cells))
     assert math.prod(chunks.box) <= cells
-    numbers = [chunks.numbers(chunk) for chunk in range(chunks.number)]
+    numbers = [chunks.cells(chunk) for chunk in range(chunks.number)]
     assert sorted(np.concatenate(numbers)) == list(range(math.prod(shape)))
     values = np.arange(math.prod(shape)).reshape(shape)
     for chunk, own in enumerate(numbers):
@@ -195,13 +217,13 @@ def test_blocks_are_no_larger_than_small_grids_ask_for():
 
 
 def test_a_few_slow_cells_are_not_computed_for_a_measurement(tmp_path, monkeypatch):
-    computed = []
-    fetch = _sweep.Program.fetch
+    sizes = []
+    start = _sweep.Program.start
     monkeypatch.setattr(
-        _sweep.Program, "fetch", lambda *args: computed.append(args[2]) or fetch(*args)
+        _sweep.Program, "start", lambda self, cells: sizes.append(len(cells)) or start(self, cells)
     )
     bn.sweep(lambda x: x, {"x": "0:1:100"}, store=tmp_path / "store")
-    assert sum(computed) == 100
+    assert sum(sizes) == 100
 
 
 # One compilation.
@@ -227,8 +249,10 @@ def test_one_compilation_whatever_happens(tmp_path):
             Store(tmp_path / "store").discard(chunk)
         bn.sweep(doubled, axes, store=tmp_path / "store")
         assert len(compiled) == 2
+        # None for what is complete, and has no failed cells.
+        bn.sweep(doubled, axes, store=tmp_path / "store")
         bn.sweep(doubled, axes, store=tmp_path / "store", rerun_failed=True)
-        assert len(compiled) == 3
+        assert len(compiled) == 2
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
 
@@ -393,24 +417,23 @@ def test_failed_cells_are_a_sweep_of_their_own(failing, stores, tmp_path):
 
 def test_failed_cells_alone_are_computed_again(failing, stores, monkeypatch):
     call, before = failing
-    computed = []
-    program = _sweep.Program.__call__
+    again = []
+    start = _sweep.Program.start
 
     def note(self, numbers):
-        computed.extend(numbers.tolist())
-        return program(self, numbers)
+        again.extend(numbers.tolist())
+        return start(self, numbers)
 
-    def mended(self, started, size):
-        results = fetch(self, started, size)
-        results["value"] = np.where(np.isfinite(results["value"]), results["value"], 99.0)
-        results["status"] = np.full(size, CellStatus.OK, np.uint8)
-        return results
+    def mended(self, tile, results):
+        fetch(self, tile, results)
+        results["value"][~np.isfinite(results["value"])] = 99.0
+        results["status"][:] = CellStatus.OK
 
     fetch = _sweep.Program.fetch
-    monkeypatch.setattr(_sweep.Program, "__call__", note)
+    monkeypatch.setattr(_sweep.Program, "start", note)
     with pytest.warns(RuntimeWarning, match="5 of 8"):
         call(rerun_failed=True)  # a pure function fails again
-    assert sorted(computed) == [0, 1, 3, 5, 7]
+    assert sorted(again) == [0, 1, 3, 5, 7]
     xr.testing.assert_identical(xr.open_zarr(stores / "shaky").load(), before)
     monkeypatch.setattr(_sweep.Program, "fetch", mended)
     with pytest.warns(RuntimeWarning, match="5 of 8"):
@@ -419,6 +442,21 @@ def test_failed_cells_alone_are_computed_again(failing, stores, monkeypatch):
     assert (after["status"] == CellStatus.OK).all()
     assert after["value"].values.tolist() == [[99.0] * 2, [1.0] * 2, [0.5] * 2, [0.25] * 2]
     assert bn.sweeps.failed(stores / "shaky").sizes["cell"] == 0
+
+
+def test_many_failed_cells_are_put_back_where_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(_program, "_SHARE_CELLS", 32)  # less than a chunk
+
+    def never(x):
+        return {"v": x, "converged": x < 0.2}
+
+    call = functools.partial(bn.sweep, never, {"x": "0:1:99"}, store=tmp_path / "store", chunk=99)
+    with pytest.warns(RuntimeWarning, match="79 of 99"):
+        call()
+    before = files(tmp_path / "store")
+    with pytest.warns(RuntimeWarning, match="79 of 99"):
+        call(rerun_failed=True)
+    assert files(tmp_path / "store") == before
 
 
 # Another sweep in the same store.
@@ -450,7 +488,7 @@ def kept(stores):
         ({"key": jax.random.key(12)}, r"key\.words is \[0, 11\] there and \[0, 12\] here"),
         ({"key": jax.random.key(11, impl="rbg")}, r"key\.impl is threefry2x32 there and rbg here"),
         ({"function": functools.partial(line, slope=3.0)}, r"function\.program is"),
-        ({"function": functools.partial(line, sign=-1)}, r"function\.program is"),
+        ({"function": functools.partial(line, sign=-1)}, r"what the function computes has changed"),
         ({"function": functools.partial(line, table=OTHER_TABLE)}, r"function\.program is"),
         (
             {"dims": {"y": []}, "attrs": {"y": {"units": "nats"}}},

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import bnjax as bn
+from bnjax.sweeps._store import Store
 
 from .sweep_worker import CHUNKS, SLOW, files, leftovers, start
 
@@ -115,6 +116,15 @@ def test_one_of_two_processes_is_killed(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_process_that_takes_long_to_open_the_store(tmp_path, whole):
+    # Longer than Gloo would wait, because what is there is checked byte by byte.
+    with processes(tmp_path / "store", number=2, check=35) as both:
+        for process in both:
+            succeed(process)
+    assert files(tmp_path / "store") == whole
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_the_first_of_two_processes_ends(tmp_path, how):
     # It is the one that holds JAX's coordinator: the other is ended by JAX at once.
@@ -138,8 +148,21 @@ def test_the_first_of_two_processes_ends(tmp_path, how):
 @pytest.mark.slow
 def test_a_process_that_cannot_open_the_store(tmp_path):
     # Both say so, rather than one and the other waiting for ever.
-    (tmp_path / "store").write_text("mine")
-    with processes(tmp_path / "store", number=2) as both:
+    (tmp_path / "file").write_text("mine")
+    with processes(tmp_path / "file", number=2) as both:
         said = [process.communicate()[1] for process in both]
     assert all("must be a sweep, or not exist" in each for each in said)
+    assert all(process.returncode != 0 for process in both)
+    start(tmp_path / "store")
+    with Store(tmp_path / "store").lease(1), processes(tmp_path / "store", number=2) as both:
+        said = [process.communicate()[1] for process in both]
+    assert "still being written by process 1 of an earlier sweep" in said[0]
+    assert "the sweep's first process could not open the store" in said[1]
+    lease = tmp_path / "store" / "status" / "process-1.lock"
+    lease.unlink()
+    lease.mkdir()  # the second cannot have it
+    with processes(tmp_path / "store", number=2) as both:
+        said = [process.communicate()[1] for process in both]
+    assert "another process of the sweep could not open the store" in said[0]
+    assert "`store` must be writable" in said[1]
     assert all(process.returncode != 0 for process in both)

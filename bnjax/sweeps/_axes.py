@@ -160,7 +160,7 @@ def _values(name: str, values: Any) -> NDArray[Any]:
                 f"axis `{name}` must hold numbers that fit {computed.dtype}; got "
                 f"{array.min()} to {array.max()}."
             )
-        return array.astype(np.float64)
+        return array.astype(np.float64, copy=False)
     if kind in "iu":
         limits = np.iinfo(jnp.result_type(int))
         if array.min() < limits.min or array.max() > limits.max:
@@ -168,7 +168,7 @@ def _values(name: str, values: Any) -> NDArray[Any]:
                 f"axis `{name}` must hold numbers that fit {limits.dtype}; got "
                 f"{array.min()} to {array.max()}."
             )
-        return array.astype(np.int64)
+        return array.astype(np.int64, copy=False)
     if kind == "b":
         return array
     raise ValueError(f"axis `{name}` must hold real numbers; got dtype {array.dtype}.")

@@ -6,7 +6,6 @@ import dataclasses
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +15,7 @@ class Chunks:
     Parameters
     ----------
     shape : of the grid.
-    box : of a chunk.
+    box : of a chunk, as `cut` makes it: the cells of each chunk are consecutive.
     """
 
     shape: tuple[int, ...]
@@ -45,19 +44,20 @@ class Chunks:
     def extent(self, chunk: int) -> tuple[int, ...]:
         return tuple(x.stop - x.start for x in self.slices(chunk))
 
-    def numbers(self, chunk: int) -> NDArray[np.uint32]:
+    def cells(self, chunk: int) -> range:
         """Numbers of a chunk's cells in the grid, in the order in which the chunk holds them."""
-        total = np.zeros((), np.int64)
+        first = 0
         for part, n in zip(self.slices(chunk), self.shape, strict=True):
-            total = total[..., None] * n + np.arange(part.start, part.stop)
-        return total.reshape(-1).astype(np.uint32)
+            first = first * n + part.start
+        return range(first, first + math.prod(self.extent(chunk)))
 
 
 def cut(shape: tuple[int, ...], cells: int) -> tuple[int, ...]:
     """Shape of a chunk with at most so many cells: rows of the grid as far as they are whole.
 
-    Dimensions that are cut are cut into pieces of nearly equal length, so that no chunk is a
-    mere remainder.
+    At most one dimension is cut into pieces of more than one: those after it are whole, so that a
+    chunk is a run of consecutive cells. It is cut into pieces of nearly equal length, so that no
+    chunk is a mere remainder.
     """
     box, room = [], max(1, cells)
     for n in reversed(shape):

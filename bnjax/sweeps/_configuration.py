@@ -233,7 +233,7 @@ def key_words(key: Array) -> dict[str, Any]:
 
 def _described(values: NDArray[Any]) -> dict[str, Any]:
     ends = {"first": values[0].item(), "last": values[-1].item()}
-    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(values).view(np.uint8).data).hexdigest()
     return {"size": len(values), "dtype": values.dtype.name, **ends, "values": digest}
 
 

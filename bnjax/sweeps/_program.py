@@ -1,9 +1,11 @@
 """The one compiled program of a sweep: the function in a tile of cells, on all local devices.
 
-A cell is known by its number in the grid (the last axis runs fastest). The program gets numbers
-and looks up for itself what the arguments are and which key is the cell's, so that what is
-computed together with what can make no difference. Cells go through the devices in blocks of
-fixed shape, because the shape of a block is all that rounding can depend on.
+A cell is known by its number in the grid (the last axis runs fastest). The program looks up for
+itself what the arguments of a number are and which key is the cell's, so that what is computed
+together with what can make no difference. Where numbers are consecutive, as they are in a chunk,
+it is told the first and how many, so that the host has nothing to do for each cell. Cells go
+through the devices in blocks of fixed shape, because the shape of a block is all that rounding can
+depend on.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import enum
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +26,7 @@ from jaxtyping import Array, UInt
 from numpy.typing import NDArray
 
 from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split
-from ._axes import KEY, Axes
+from ._axes import KEY, STATUS, Axes
 
 # What a block may hold of the largest array that the function makes: enough to fill vector lanes
 # and hide what a loop costs, little enough for a core's own cache.
@@ -223,6 +225,15 @@ def default_block(cell: Cell, cells: int, on_cpu: bool) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tile:
+    """Cells whose results are on their way."""
+
+    results: Sequence[Array]
+    counts: tuple[int, ...]
+    """Cells of each device."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
     """A compiled tile."""
 
@@ -232,6 +243,8 @@ class Program:
     outputs: tuple[Output, ...]
     run: Callable[..., Any]
     inputs: tuple[Any, ...]
+    steps: Array
+    """0, 1, ... on each device: consecutive numbers less the first."""
     memory: int | None
     """Bytes that XLA says a device needs for it, if it says so."""
 
@@ -239,27 +252,39 @@ class Program:
     def tile(self) -> int:
         return self.share * mesh().size
 
-    def __call__(self, numbers: NDArray[np.uint32]) -> tuple[Any, int]:
-        """Start computing up to a tile of cells, and say how many each device does."""
-        each = -(-len(numbers) // mesh().size)
-        # The devices share equally; what is left over repeats the last cell and is dropped.
-        order = np.minimum(np.arange(each * mesh().size), len(numbers) - 1)
-        padded = np.zeros((mesh().size, self.share), np.uint32)
-        padded[:, :each] = numbers[order].reshape(mesh().size, each)
-        counts = np.full(mesh().size, each, np.int32)
-        placed = jax.device_put((padded.reshape(-1), counts), split())
-        return self.run(*self.inputs, *placed), each
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the results of a tile."""
+        return self.tile * (1 + sum(output.nbytes for output in self.outputs))
 
-    def fetch(self, started: tuple[Any, int], size: int) -> dict[str, NDArray[Any]]:
-        """Wait for the results [size, ...] of a tile, by name."""
-        results, each = started
-        names = [*(output.name for output in self.outputs), "status"]
-        return {
-            name: np.asarray(x)
-            .reshape(mesh().size, self.share, *x.shape[1:])[:, :each]
-            .reshape(mesh().size * each, *x.shape[1:])[:size]
-            for name, x in zip(names, results, strict=True)
-        }
+    def start(self, cells: range | NDArray[np.uint32]) -> Tile:
+        """Start computing up to a tile of cells: consecutive numbers, or any."""
+        devices = np.arange(mesh().size)
+        each = -(-len(cells) // mesh().size)
+        counts = np.clip(len(cells) - devices * each, 0, each)
+        if isinstance(cells, range):
+            firsts, steps = cells.start + np.minimum(devices * each, len(cells) - 1), self.steps
+        else:
+            firsts, steps = 0 * devices, np.zeros((mesh().size, self.share), np.uint32)
+            for own, i in zip(steps, devices, strict=True):
+                own[: counts[i]] = cells[i * each : i * each + counts[i]]
+            steps = jax.device_put(steps.reshape(-1), split())
+        place = np.stack([firsts, counts], 1).astype(np.uint32)
+        return Tile(self.run(*self.inputs, steps, place), tuple(counts.tolist()))
+
+    def fetch(self, tile: Tile, into: Mapping[str, NDArray[Any]]) -> None:
+        """Wait for a tile, and put its results into arrays [cells, ...] by name."""
+        names = (*(output.name for output in self.outputs), STATUS)
+        for name, results in zip(names, tile.results, strict=True):
+            for shard in results.addressable_shards:
+                device = (shard.index[0].start or 0) // self.share
+                begin, count = sum(tile.counts[:device]), tile.counts[device]
+                into[name][begin : begin + count] = np.asarray(shard.data)[:count]
+
+    def room(self, cells: int) -> dict[str, NDArray[Any]]:
+        """Arrays [cells, ...] for what so many cells give, by name."""
+        status = Output(STATUS, (), np.dtype(np.uint8))
+        return {x.name: np.empty((cells, *x.shape), x.dtype) for x in (*self.outputs, status)}
 
 
 def compile_tile(
@@ -287,19 +312,24 @@ def compile_tile(
 
     many = jax.vmap(one, in_axes=(None, None, 0))
 
-    def work(values: list[Array], key: Array | None, numbers: Array, counts: Array) -> list[Array]:
-        numbers = numbers.reshape(fits, block)
+    def work(values: list[Array], key: Array | None, steps: Array, place: Array) -> list[Array]:
+        first, count = place[0]
         whole = [
             jnp.zeros((fits, block, *output.shape), output.dtype) for output in cell.outputs
         ] + [jnp.zeros((fits, block), jnp.uint8)]
 
         # Not `lax.map`: the last tile of a chunk is seldom full.
         def step(i: Array, whole: list[Array]) -> list[Array]:
-            results, status = many(values, key, numbers[i])
+            lanes = i * block + jnp.arange(block, dtype=np.uint32)
+            # Lanes that are left over repeat the last cell, which is no slower than itself.
+            numbers = first + jnp.where(
+                lanes < count, steps.reshape(fits, block)[i], steps[count - 1]
+            )
+            results, status = many(values, key, numbers)
             return [x.at[i].set(part) for x, part in zip(whole, [*results, status], strict=True)]
 
-        needed = (counts[0] + block - 1) // block
-        whole = jax.lax.fori_loop(0, needed, step, whole)
+        needed = (count + block - 1) // block
+        whole = jax.lax.fori_loop(np.uint32(0), needed, step, whole)
         return [x.reshape(share, *x.shape[2:]) for x in whole]
 
     # Devices have nothing to say to each other: each goes through its blocks at its own pace.
@@ -311,10 +341,10 @@ def compile_tile(
         check_vma=False,
     )
     inputs = jax.device_put(([as_argument(axes.values[n]) for n in arguments], key), everywhere())
-    numbers = jax.ShapeDtypeStruct((share * mesh().size,), np.uint32, sharding=split())
-    counts = jax.ShapeDtypeStruct((mesh().size,), np.int32, sharding=split())
-    compiled = jax.jit(tile).lower(*inputs, numbers, counts).compile()
-    return Program(block, share, cell.outputs, compiled, inputs, _memory(compiled))
+    steps = jax.device_put(np.tile(np.arange(share, dtype=np.uint32), mesh().size), split())
+    place = jax.ShapeDtypeStruct((mesh().size, 2), np.uint32, sharding=split())
+    compiled = jax.jit(tile).lower(*inputs, steps, place).compile()
+    return Program(block, share, cell.outputs, compiled, inputs, steps, _memory(compiled))
 
 
 def _index_type(shape: tuple[int, ...]) -> Any:

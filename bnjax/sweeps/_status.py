@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._axes import STATUS
 from ._program import CellStatus
@@ -128,11 +129,12 @@ def failed(store: str | Path) -> xr.Dataset:
     import xarray as xr
 
     opened = Store(Path(store))
-    numbers, codes = [np.zeros(0, np.int64)], [np.zeros(0, np.uint8)]
+    numbers: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    codes: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
     for chunk in np.flatnonzero(opened.done()):
         status = opened.read(int(chunk), (STATUS,))[STATUS]
-        bad = status != CellStatus.OK
-        numbers.append(opened.chunks.numbers(int(chunk))[bad].astype(np.int64))
+        bad = np.flatnonzero(status != CellStatus.OK)
+        numbers.append(opened.chunks.cells(int(chunk)).start + bad)
         codes.append(status[bad])
     number = np.concatenate(numbers)
     order = np.argsort(number)

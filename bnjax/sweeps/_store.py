@@ -134,10 +134,12 @@ class Store:
         """Labels that are not there or not whole."""
         return tuple(name for name in self.labels if not _is_whole(self._file(name, (0,))))
 
-    def begun(self) -> NDArray[np.bool_]:
-        """Which chunks have their last file, on the word of the directory."""
-        chunks = range(self.chunks.number)
-        return np.fromiter((self.file(STATUS, chunk).exists() for chunk in chunks), bool)
+    def begun(self, which: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+        """Which chunks, among some or all, have their last file, on the word of the directory."""
+        begun = np.zeros(self.chunks.number, bool)
+        for chunk in range(begun.size) if which is None else np.flatnonzero(which):
+            begun[chunk] = self.file(STATUS, int(chunk)).exists()
+        return begun
 
     def touched(self) -> NDArray[np.bool_]:
         """Which chunks have any file."""
@@ -150,7 +152,8 @@ class Store:
         counts = np.zeros(len(CellStatus), np.int64)
         for chunk in np.flatnonzero(done):
             codes = self.read(int(chunk), (STATUS,))[STATUS]
-            counts += np.bincount(codes, minlength=len(CellStatus))
+            # Not `np.bincount`, which makes integers of eight bytes first.
+            counts += [np.count_nonzero(codes == code) for code in CellStatus]
         counts[CellStatus.MISSING] += int(np.prod(self.chunks.shape)) - counts.sum()
         return {code: int(counts[code]) for code in CellStatus}
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +29,7 @@ from ..learning._memory_limit import available_memory
 from ._axes import STATUS, Axes, check_arguments, read_axes
 from ._chunks import cut
 from ._configuration import about, configuration_of, read_labels
-from ._program import Cell, CellStatus, Program, compile_tile, default_block, trace
+from ._program import Cell, CellStatus, Program, Tile, compile_tile, default_block, trace
 from ._store import Layout, Log, Store, create, differences
 
 if TYPE_CHECKING:
@@ -33,8 +37,11 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 2**26  # of the results of a chunk
 _CHUNK_SECONDS = 10.0
+_SHORT_SECONDS = 0.1
 _FEWEST_CHUNKS = 32  # of a process, as long as each is worth the trouble
+_AHEAD = 4  # tiles that are begun before results are awaited, if these are not large
 _POLL_SECONDS = 0.2
+_WAIT_MS = 86_400_000  # for a process that is alive; the coordinator notices those that are not
 _VISIBLE_SECONDS = 60.0  # until file systems of clusters show all hosts what one has made
 
 
@@ -57,7 +64,7 @@ def sweep(
     The results go to disk chunk by chunk, each as a whole or not at all. The same call on the same
     store computes what is missing and nothing else, whatever stopped the one before. What a cell
     gives depends on its arguments and on its number alone: not on chunks, devices, processes,
-    interruptions or order (for one platform and version of JAX).
+    interruptions or order (for one kind of device and one version of JAX).
 
     All local devices share the work. Where ``jax.distributed`` is initialised, every process makes
     the same call, all on the same file system, and each computes chunks of its own.
@@ -193,27 +200,30 @@ def run(
     cell = trace(function, grid, key)
     labels = read_labels(grid, cell.outputs, dims, coords, attrs, may_be_nan)
     wanted = configuration_of(function, grid, cell, key, labels)
-    existing = Store(path) if _is_there(path) else None
-    if existing is not None:
-        _check_same(existing, wanted, chunk)
-    program = _compile(cell, grid, key, labels.may_be_nan, existing)
+    compiled = functools.cache(functools.partial(compile_tile, cell, grid, key, labels.may_be_nan))
+    others = _Others()
+    with others:
+        existing = Store(path) if _is_there(path) else None
+        if existing is not None:
+            _check_same(existing, wanted, chunk)
+        # Before a store is made, so that what cannot be compiled leaves none behind. One that is
+        # there keeps the block it was begun with, and if it is complete nothing is compiled.
+        block = _fitting(compiled, cell, grid).block if existing is None else existing.block
 
     def layout(box: tuple[int, ...]) -> Layout:
         return Layout(grid, cell.outputs, labels.dims, labels.coords, labels.attrs, box)
 
     def make() -> Store:
-        cells = _default_chunk(program, cell, grid) if chunk is None else chunk
+        cells = _default_chunk(compiled(block), cell, grid) if chunk is None else chunk
         told = {**about(function, key), **extra}
-        return create(path, layout(cut(grid.shape, cells)), wanted, program.block, told)
+        return create(path, layout(cut(grid.shape, cells)), wanted, block, told)
 
     def mend(damaged: Store) -> None:
         damaged.mend(layout(damaged.chunks.box))
 
-    with _opened(existing, make, mend, path, wanted) as (opened, log, done):
-        if program.block != opened.block:
-            program = compile_tile(cell, grid, key, labels.may_be_nan, opened.block)
+    with _opened(existing, make, mend, path, wanted, others) as (opened, log, done):
         seen = _sees_others(opened)
-        work = _Work(opened, program, log, progress, again, say)
+        work = _Work(opened, lambda: compiled(opened.block), log, progress, again, say)
         work.do(done, rerun_failed)
     _wait_for_others(opened, seen, again)
     if jax.process_index() == 0:
@@ -246,6 +256,11 @@ def _is_there(path: Path) -> bool:
 
 def _check_same(store: Store, wanted: Mapping[str, Any], chunk: int | None) -> None:
     told = differences(store.configuration, wanted)
+    if any(difference.startswith("function.program ") for difference in told):
+        told.append(
+            "what the function computes has changed, in itself, in what it holds, or in a library "
+            f"that it calls (bnjax {store.attributes['bnjax_version']} there)"
+        )
     if told:
         raise ValueError(
             f"`store` {store.path} holds another sweep: {'; '.join(told)}. Make the same call as "
@@ -258,19 +273,14 @@ def _check_same(store: Store, wanted: Mapping[str, Any], chunk: int | None) -> N
         )
 
 
-def _compile(
-    cell: Cell, axes: Axes, key: Array | None, may_be_nan: Sequence[str], existing: Store | None
-) -> Program:
+def _fitting(compiled: Callable[[int], Program], cell: Cell, axes: Axes) -> Program:
     """Compile a tile that fits in the memory of the device."""
     on_cpu = mesh().devices.flat[0].platform == "cpu"
-    block = default_block(cell, axes.size, on_cpu) if existing is None else existing.block
+    block = default_block(cell, axes.size, on_cpu)
     while True:
-        program = compile_tile(cell, axes, key, may_be_nan, block)
+        program = compiled(block)
         free = _free_device_memory()
-        # A store that exists has chosen: its numbers come from blocks of one shape.
-        if existing is not None or block == 1 or program.memory is None or free is None:
-            return program
-        if program.memory <= free // 2:
+        if block == 1 or program.memory is None or free is None or program.memory <= free // 2:
             return program
         excess = -(-program.memory // max(1, free // 2))
         block = max(1, block >> (excess - 1).bit_length())
@@ -291,14 +301,21 @@ def _default_chunk(program: Program, cell: Cell, axes: Axes) -> int:
     few = min(mine, program.block * mesh().size)  # with fewer there would be idle lanes
     if mine <= 4 * few:  # a measurement would cost as much as a chunk
         return few
-    began = time.perf_counter()
-    program.fetch(program(np.arange(few, dtype=np.uint32)), few)
-    each = (time.perf_counter() - began) / few
+    each = _seconds(program, few)
+    if few * each < _SHORT_SECONDS:  # of which most may be what the first time takes
+        each = _seconds(program, few)
     free = [x for x in (available_memory(), _free_device_memory()) if x is not None]
     most = min([_CHUNK_BYTES, *(x // 16 for x in free)]) // cell.nbytes
     most = min(most, int(_CHUNK_SECONDS / each))
     worthwhile = max(few, min(program.tile, most, mine))
     return max(worthwhile, min(most, -(-mine // _FEWEST_CHUNKS)))
+
+
+def _seconds(program: Program, cells: int) -> float:
+    """Time that a cell takes."""
+    began = time.perf_counter()
+    program.fetch(program.start(range(cells)), program.room(cells))
+    return (time.perf_counter() - began) / cells
 
 
 @contextlib.contextmanager
@@ -308,6 +325,7 @@ def _opened(
     mend: Callable[[Store], None],
     path: Path,
     wanted: Mapping[str, Any],
+    others: _Others,
 ) -> Iterator[tuple[Store, Log, NDArray[np.bool_]]]:
     """The store, this process's right to write to it, and which of its chunks are done.
 
@@ -315,14 +333,14 @@ def _opened(
     """
     process = jax.process_index()
     with contextlib.ExitStack() as stack:
-        if process == 0:
-            try:
+        with others:
+            if process == 0:
                 store = make() if existing is None else existing
                 log = stack.enter_context(store.lease(process))
-                others = store.writers(but=process)
-                if others:
+                earlier = store.writers(but=process)
+                if earlier:
                     raise ValueError(
-                        f"`store` {path} is still being written by process {others[0]} of an "
+                        f"`store` {path} is still being written by process {earlier[0]} of an "
                         "earlier sweep. Wait for it, or stop it."
                     )
                 store.sweep_out()
@@ -330,19 +348,22 @@ def _opened(
                 done = store.done()
                 for torn in np.flatnonzero(~done):
                     store.discard(int(torn))
-            except BaseException:
-                _broadcast(np.asarray(False))
-                raise
-            _broadcast(np.asarray(True))
-        else:
-            if not _broadcast(np.asarray(False)):
-                raise RuntimeError("the sweep's first process could not open the store.")
-            store = _appeared(path)
-            _check_same(store, wanted, None)
-            log = stack.enter_context(store.lease(process))
-            done = np.zeros(store.chunks.number, bool)
-        done = _broadcast(done)
-        log.about(processes=jax.process_count(), devices=mesh().size, chunks=int((~done).sum()))
+                others.tell(done.tobytes())
+            else:
+                told = others.hear()
+                if not told:
+                    raise RuntimeError("the sweep's first process could not open the store.")
+                store = _appeared(path)
+                _check_same(store, wanted, None)
+                log = stack.enter_context(store.lease(process))
+                done = np.frombuffer(told, bool)
+        others.meet()
+        log.about(
+            processes=jax.process_count(),
+            devices=mesh().size,
+            device=jax.local_devices()[0].device_kind,
+            chunks=int((~done).sum()),
+        )
         yield store, log, done
 
 
@@ -355,19 +376,67 @@ def _appeared(path: Path) -> Store:
     return Store(path)
 
 
-def _broadcast(value: NDArray[Any]) -> NDArray[Any]:
-    """What the first process says, in all."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
+class _Others:
+    """What the processes of a sweep have to say to each other before they begin.
 
-    try:
-        return np.asarray(multihost_utils.broadcast_one_to_all(value))
-    except jax.errors.JaxRuntimeError as error:
-        raise RuntimeError(
-            "another process of the sweep ended while the store was being opened. Make the same "
-            "call again to go on."
-        ) from error
+    Used as a context, it lets the others know if what is done in it fails.
+
+    Through JAX's coordinator, which knows who is alive. The devices would do as well, but some of
+    them give up after 30 seconds: one process may check a store, or compile, for longer than that.
+    """
+
+    _calls = itertools.count()  # the same in all, as all make the same calls
+
+    def __init__(self) -> None:
+        self._name = f"bnjax/sweep/{next(self._calls)}"
+        self._number, self._several = jax.process_index(), jax.process_count() > 1
+
+    def tell(self, what: bytes) -> None:
+        """Let the first process tell all others something."""
+        self._set("told", what)
+
+    def hear(self) -> bytes:
+        """What the first process tells, nothing if it failed."""
+        return self._get("told")
+
+    def meet(self) -> None:
+        """Wait until all are there, or raise if one has failed."""
+        if self._number == 0:
+            there = [self._get(f"there/{i}") for i in range(1, jax.process_count())]
+            self._set("all there", b"yes" if all(there) else b"")
+            fine = all(there)
+        else:
+            self._set(f"there/{self._number}", b"yes")
+            fine = self._get("all there")
+        if not fine:
+            raise RuntimeError("another process of the sweep could not open the store.")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the others are gone
+                self._set("told" if self._number == 0 else f"there/{self._number}", b"")
+
+    def _set(self, key: str, value: bytes) -> None:
+        if self._several:
+            self._client().key_value_set_bytes(f"{self._name}/{key}", value)
+
+    def _get(self, key: str) -> bytes:
+        try:
+            return self._client().blocking_key_value_get_bytes(f"{self._name}/{key}", _WAIT_MS)
+        except jax.errors.JaxRuntimeError as error:
+            raise RuntimeError(
+                "another process of the sweep ended while the store was being opened. Make the "
+                "same call again to go on."
+            ) from error
+
+    @staticmethod
+    def _client() -> Any:
+        from jax._src import distributed  # there is no public way
+
+        return distributed.global_state.client
 
 
 class _Work:
@@ -376,7 +445,7 @@ class _Work:
     def __init__(
         self,
         store: Store,
-        program: Program,
+        program: Callable[[], Program],
         log: Log,
         progress: Callable[[int, int], None] | None,
         again: str,
@@ -398,7 +467,8 @@ class _Work:
             for chunk in repeats:
                 if not stopped.is_set():
                     self._repeat(chunk)
-            self._compute(missing, stopped, writer)
+            if missing:
+                self._compute(missing, self.program(), stopped, writer)
 
     def _how_to_go_on(self) -> str:
         return (
@@ -413,48 +483,56 @@ class _Work:
         return int(np.prod(self.store.chunks.extent(chunk)))
 
     def _compute(
-        self, chunks: Sequence[int], stopped: threading.Event, writer: ThreadPoolExecutor
+        self,
+        chunks: Sequence[int],
+        program: Program,
+        stopped: threading.Event,
+        writer: ThreadPoolExecutor,
     ) -> None:
-        waiting: tuple[int, list[Any]] | None = None
-        writing: Future[int] | None = None
+        """Compute chunks, and write each while the next is computed.
+
+        A few tiles are begun ahead of the one whose results are awaited, also across the border
+        between two chunks, so that devices do not wait for the host.
+        """
+        ahead = max(1, min(_AHEAD, _CHUNK_BYTES // program.nbytes))
+        unsafe: deque[_Unsafe] = deque()
         began = time.monotonic()
-        for chunk in [*chunks, None]:
-            # While this waits for the disk, the devices are at work on the chunk that waits.
-            # Another is begun only afterwards: no more than one is ever finished and not safe.
-            if writing is not None:
-                began = self._written(writing.result(), began)
-                writing = None
-            started = None
-            if chunk is not None and not stopped.is_set():
-                started = chunk, self._start(self.store.chunks.numbers(chunk))
-            if waiting is not None and not stopped.is_set():
-                number, tiles = waiting
-                results = self._fetch(tiles, stopped)
-                if results is not None:
-                    writing = writer.submit(self._write, number, results)
-            waiting = started
-        if writing is not None:
-            self._written(writing.result(), began)
 
-    def _start(self, numbers: NDArray[np.uint32]) -> list[Any]:
-        tile = self.program.tile
-        parts = [numbers[i : i + tile] for i in range(0, len(numbers), tile)]
-        return [(self.program(part), len(part)) for part in parts]
+        def fetch(chunk: _Unsafe) -> None:
+            where, tile = chunk.tiles.popleft()
+            program.fetch(tile, {name: x[where] for name, x in chunk.results.items()})
+            if where.stop == self._size(chunk.number):
+                chunk.writing = writer.submit(self._write, chunk.number, chunk.results)
 
-    def _fetch(
-        self, tiles: list[Any], stopped: threading.Event | None = None
-    ) -> dict[str, NDArray[Any]] | None:
-        parts = []
-        for started, size in tiles:
-            if stopped is not None and stopped.is_set():
-                return None
-            parts.append(self.program.fetch(started, size))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        def finish(chunk: _Unsafe) -> None:
+            nonlocal began
+            while chunk.tiles and not stopped.is_set():
+                fetch(chunk)
+            if chunk.writing is not None:
+                chunk.writing.result()
+                began = self._written(chunk.number, began)
 
-    def _write(self, chunk: int, results: Mapping[str, NDArray[Any]]) -> int:
+        for number in chunks:
+            # No more than one is ever computed and not safe while another is being computed.
+            if len(unsafe) == 2:
+                finish(unsafe.popleft())
+            if stopped.is_set():
+                break
+            cells = self.store.chunks.cells(number)
+            unsafe.append(_Unsafe(number, program.room(len(cells))))
+            for begin in range(0, len(cells), program.tile):
+                if stopped.is_set():
+                    break
+                where = slice(begin, min(begin + program.tile, len(cells)))
+                unsafe[-1].tiles.append((where, program.start(cells[where])))
+                if sum(len(chunk.tiles) for chunk in unsafe) > ahead:
+                    fetch(next(chunk for chunk in unsafe if chunk.tiles))
+        while unsafe:
+            finish(unsafe.popleft())
+
+    def _write(self, chunk: int, results: Mapping[str, NDArray[Any]]) -> None:
         with self._told():
             self.store.write(chunk, results)
-        return chunk
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -480,14 +558,30 @@ class _Work:
 
     def _repeat(self, chunk: int) -> None:
         """Compute the failed cells of a chunk again."""
-        old = self.store.read(chunk)
-        failed = np.flatnonzero(old[STATUS] != CellStatus.OK)
+        status = self.store.read(chunk, (STATUS,))[STATUS]
+        failed = np.flatnonzero(status != CellStatus.OK)
         if failed.size:
-            new = self._fetch(self._start(self.store.chunks.numbers(chunk)[failed]))
-            assert new is not None
+            old, program = self.store.read(chunk), self.program()
+            numbers = (self.store.chunks.cells(chunk).start + failed).astype(np.uint32)
+            new = program.room(failed.size)
+            for begin in range(0, failed.size, program.tile):
+                some = slice(begin, begin + program.tile)
+                started = program.start(numbers[some])
+                program.fetch(started, {name: x[some] for name, x in new.items()})
             for name, values in new.items():
                 old[name][failed] = values
             self._write(chunk, old)
+
+
+@dataclasses.dataclass
+class _Unsafe:
+    """A chunk that has been begun and is not on the disk."""
+
+    number: int
+    results: dict[str, NDArray[Any]]
+    tiles: deque[tuple[slice, Tile]] = dataclasses.field(default_factory=deque)
+    """Those that have been begun and not fetched, and where their results belong."""
+    writing: Future[None] | None = None
 
 
 @contextlib.contextmanager
@@ -526,7 +620,8 @@ def _wait_for_others(store: Store, seen: bool, again: str) -> None:
     if jax.process_count() == 1:
         return
     alone_since = None
-    while not (begun := store.begun()).all() or (seen and store.writers()):
+    begun = store.begun()
+    while not begun.all() or (seen and store.writers()):
         if not seen or store.writers():
             alone_since = None
         elif alone_since is None:
@@ -537,6 +632,7 @@ def _wait_for_others(store: Store, seen: bool, again: str) -> None:
                 f"process that was to compute them ended. To go on: {again}."
             )
         time.sleep(_POLL_SECONDS)
+        begun |= store.begun(~begun)  # there may be very many, and others poll as well
 
 
 def _warn_of_failures(store: Store) -> None:
