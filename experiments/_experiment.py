@@ -161,7 +161,12 @@ def main(name: str, own: argparse.ArgumentParser | None = None) -> None:
     options = vars(parser.parse_args())
     quick, out = options.pop("quick"), options.pop("out")
     with settings(x64=False):  # all cores, and a cache of what is compiled, as in the command
-        report = conduct(name, quick, out, **options)
+        try:
+            report = conduct(name, quick, out, **options)
+        except ValueError as error:
+            if own is None:
+                raise
+            parser.error(str(error))  # most likely of these options
     print_report(report)
     print(f"written to {out / name}")
     sys.exit(0 if report["holds"] else 1)
