@@ -25,11 +25,12 @@ def run(quick: bool) -> Results:
         found = bn.equilibria(problem)
         play = np.asarray(found.strategy)[np.asarray(found.valid)]
         fit = np.asarray(found.best_fit)[np.asarray(found.valid)]
-        pure = np.asarray(bn.equilibria(problem).is_pure)[np.asarray(found.valid)].any()
+        pure = np.asarray(found.is_pure)[np.asarray(found.valid)].any()
         cycle = bn.best_fit_dynamics(problem)
+        fits = bn.plot.best_fit_curve(problem)
     agents, steps = (64, 2_000) if quick else (512, 20_000)
-    problem, lines = bn.scenarios.monopolist(), 9 if quick else 17
-    grid = problem.discretize(lines)
+    lines = 9 if quick else 17
+    grid = bn.scenarios.monopolist().discretize(lines)
     exact = bn.equilibria(grid)
     ends = np.concatenate(
         [np.asarray(x)[np.asarray(exact.valid)] for x in (exact.strategy, exact.strategy_end)]
@@ -55,7 +56,7 @@ def run(quick: bool) -> Results:
     ]
     off = np.abs([play[0, 0] - PUBLISHED, *(fit[0] - BELIEVED)]).max()
     return Results(
-        {"fits": bn.plot.best_fit_curve(problem), "prices": _draw(done, steps, low, high)},
+        {"fits": fits, "prices": _draw(done, steps, low, high)},
         {
             "fits": "The line of demand a - b x price that fits best as play moves between the "
             "prices, and the one equilibrium.",

@@ -90,7 +90,7 @@ def run(quick: bool) -> Results:
 def _draw(diagram):
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 4.4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 4.1), layout="constrained")
     for ax, scale in zip(axes, (-2, 0, 2), strict=True):
         shown = diagram.sel(log10_scale=scale, method="nearest")
         bn.plot.phase_diagram(shown, ax=ax, title=f"approval worth {10.0**scale:g}")
