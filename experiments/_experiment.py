@@ -13,6 +13,7 @@ import importlib
 import inspect
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,8 @@ def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
     import matplotlib.pyplot as plt
 
     module = importlib.import_module(f"experiments.{name}")
+    command = ["python", "-m", f"experiments.{name}", *["--quick"] * quick]
+    command += [f"--{option}={value}" for option, value in more.items() if value is not None]
     began = time.perf_counter()
     results: Results = module.run(quick, **more)
     seconds = time.perf_counter() - began
@@ -105,8 +108,9 @@ def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
         "figures": [
             {"file": f"{file}.png", "caption": results.captions[file]} for file in results.figures
         ],
+        "table": [dict(row) for row in results.table],
         "numbers": dict(results.numbers),
-        "command": f"python -m experiments.{name}" + " --quick" * quick,
+        "command": shlex.join(command),
         "quick": quick,
         "seed": SEED,
         "seconds": round(seconds, 1),
@@ -119,7 +123,8 @@ def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
             "bnjax": bn.__version__,
         },
     }
-    (folder / "result.json").write_text(json.dumps(report, indent=2, default=_plain) + "\n")
+    text = json.dumps(report, indent=2, default=_plain, ensure_ascii=False)
+    (folder / "result.json").write_text(text + "\n", encoding="utf-8")
     return report
 
 
@@ -156,7 +161,12 @@ def main(name: str, own: argparse.ArgumentParser | None = None) -> None:
     options = vars(parser.parse_args())
     quick, out = options.pop("quick"), options.pop("out")
     with settings(x64=False):  # all cores, and a cache of what is compiled, as in the command
-        report = conduct(name, quick, out, **options)
+        try:
+            report = conduct(name, quick, out, **options)
+        except ValueError as error:
+            if own is None:
+                raise
+            parser.error(str(error))  # most likely of these options
     print_report(report)
     print(f"written to {out / name}")
     sys.exit(0 if report["holds"] else 1)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gc
 import html
+import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +115,7 @@ def _section(report: Mapping[str, Any], folder: Path) -> str:
         f'<span class="found">{_text(x["found"])}</span></li>'
         for x in report["findings"]
     )
-    claim = "".join(f"<p>{_text(part)}</p>" for part in report["claim"].split("\n\n"))
+    claim = "".join(f"<p>{_marked(part)}</p>" for part in report["claim"].split("\n\n"))
     return (
         f'<section id="{report["name"]}"><h2>{_text(report["title"])}</h2>{claim}{figures}'
         f'<ul class="findings">{findings}</ul><pre>{_text(report["command"])}</pre></section>\n'
@@ -120,6 +124,12 @@ def _section(report: Mapping[str, Any], folder: Path) -> str:
 
 def _text(text: str) -> str:
     return html.escape(" ".join(str(text).split()))
+
+
+def _marked(text: str) -> str:
+    """Text of a docstring, in which `code` and *emphasis* are marked."""
+    text = re.sub(r"(`+)(.+?)\1", r"<code>\2</code>", _text(text))
+    return re.sub(r"(?<!\w)\*(\w.*?)\*(?!\w)", r"<em>\1</em>", text)
 
 
 def _encoded(file: Path) -> str:
@@ -131,16 +141,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--quick", action="store_true", help="smaller, in minutes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
-    parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES, help="some of them")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=NAMES,
+        choices=NAMES,
+        metavar="NAME",
+        help="some of them; the page keeps what is there of the others",
+    )
     options = parser.parse_args()
-    reports = []
+    broken = []
     with settings(x64=False):
         for name in options.only:
-            reports.append(conduct(name, options.quick, options.out))
-            print_report(reports[-1])
-    (options.out / "index.html").write_text(page(reports, options.out))
-    print(f"written to {options.out / 'index.html'}")
-    sys.exit(0 if all(report["holds"] for report in reports) else 1)
+            try:
+                print_report(conduct(name, options.quick, options.out))
+            except Exception:  # the others are not to be lost
+                traceback.print_exc()
+                broken.append(name)
+            gc.collect()
+    reports = _written(options.out, options.quick, set(NAMES) - set(broken))
+    if reports:
+        (options.out / "index.html").write_text(page(reports, options.out), encoding="utf-8")
+        print(f"written to {options.out / 'index.html'}")
+    if broken:
+        print(f"ended by an error, and not on the page: {', '.join(broken)}", file=sys.stderr)
+    ran = [report for report in reports if report["name"] in options.only]
+    sys.exit(0 if not broken and all(report["holds"] for report in ran) else 1)
+
+
+def _written(folder: Path, quick: bool, names: Set[str]) -> list[dict[str, Any]]:
+    """Reports in a folder of experiments of one size, in their order."""
+    files = [folder / name / "result.json" for name in NAMES if name in names]
+    reports = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    return [report for report in reports if report["quick"] == quick]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import bnjax as bn
 from ._experiment import SEED, Finding, Results, main
 
 GAIN, HONEST = 1.0, 0.2
+_LINE = {"color": "black", "lw": 1.2, "ls": (0, (4, 2))}
 
 
 def threshold(penalty):
@@ -38,22 +39,29 @@ def run(quick: bool) -> Results:
     unmoved = threshold(penalty) > 0.3
     phases = {name: x.phase.values for name, x in (("b", bounds), ("f", floors), ("p", fines))}
     risky = (risk > t)[:, None] & (upper > t)[None]
-    others = {bn.Phase.INDETERMINATE}
     deceived = _play(0.9, detect_upper=t - 0.02, quick=quick)
     learned = _play(0.9, detect_upper=1.0, quick=quick)
     share = {
         "blind": np.mean(phases["b"][:, blind] == bn.Phase.UNSAFE),
-        "indeterminate": np.mean(np.isin(phases["b"][risky], [int(x) for x in others])),
+        "indeterminate": np.mean(phases["b"][risky] == bn.Phase.INDETERMINATE),
         "floor": np.mean(phases["f"][:, safe_floor] == bn.Phase.SAFE),
         "fines": np.mean(phases["p"][:, unmoved] == bn.Phase.UNSAFE),
     }
-    rows = [{"statement": name, "share of cells": float(x)} for name, x in share.items()]
+    cells = (("upper bound below t", "UNSAFE", phases["b"][:, blind].size),)
+    cells += (("risk and upper bound above t", "INDETERMINATE", int(risky.sum())),)
+    cells += (("lower bound above t", "SAFE", phases["f"][:, safe_floor].size),)
+    cells += (("t above the upper bound of 0.3", "UNSAFE", phases["p"][:, unmoved].size),)
+    rows = [
+        {"where": where, "phase claimed": phase, "cells": size, "share that has it": float(x)}
+        for (where, phase, size), x in zip(cells, share.values(), strict=True)
+    ]
     return Results(
         {"deception_lock_in": _draw(bounds, floors, fines)},
         {
             "deception_lock_in": "Phases against the true detection probability and what the agent "
             "can represent: the upper bound of its models, the lower bound, and (upper bound 0.3) "
-            "the penalty."
+            "the penalty. Dashed: t. Where the risk is below t and t within the bounds, deceiving "
+            "is an equilibrium as well as complying: multistable."
         },
         rows,
         [
@@ -103,10 +111,15 @@ def _play(p_detect: float, detect_upper: float, quick: bool) -> float:
 def _draw(bounds, floors, fines):
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 4.2), layout="constrained")
-    for ax, diagram in zip(axes, (bounds, floors, fines), strict=True):
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 4), layout="constrained")
+    names = "highest it can represent", "lowest it can represent", "penalty"
+    for ax, diagram, name in zip(axes, (bounds, floors, fines), names, strict=True):
         bn.plot.phase_diagram(diagram, ax=ax)
-        ax.set_box_aspect(1)
+        ax.set(xlabel="true detection probability", ylabel=name, aspect="auto", box_aspect=1)
+        ax.axvline(threshold(1.0), **_LINE) if name != "penalty" else ax.plot(
+            threshold(diagram.penalty), diagram.penalty, **_LINE
+        )
+        ax.set(xlim=(0, 1), ylim=(0, 3 if name == "penalty" else 1))
     return figure
 
 

@@ -36,7 +36,8 @@ def run(quick: bool, points: int | None = None, store: Path | None = None) -> Re
         place = store or Path(folder) / "sweep.zarr"
         swept, repeated = (_sweep(what, place) for _ in range(2))
         status = bn.sweeps.status(place)
-        rate = status.cells / swept[1] if store is None else status.rate
+        rate = swept[1]
+        speed = "computed before" if np.isnan(rate) else f"{rate:,.0f} of them a second"
         data = swept[0].load()
         safe = {
             float(e): float((data.phase.sel(exploration=e) == bn.Phase.SAFE).mean())
@@ -49,15 +50,15 @@ def run(quick: bool, points: int | None = None, store: Path | None = None) -> Re
         {"gpu_sweep": figure},
         {
             "gpu_sweep": f"Phases with exploration 0.1, a slice of {status.cells:,} cells: "
-            f"{rate:,.0f} of them a second on {len(jax.local_devices())} "
+            f"{speed} on {len(jax.local_devices())} "
             f"{jax.local_devices()[0].device_kind} device(s)."
         },
         rows,
         [
             Finding(
                 "The store is whole, and no cell failed.",
-                f"{status.cells:,} cells in {status.chunks} chunks, {status.failed} failed; "
-                f"{rate:,.0f} cells a second.",
+                f"{status.cells:,} cells, {status.done} of {status.chunks} chunks whole, "
+                f"{status.failed} cells failed; {speed}.",
                 status.complete and not status.failed,
             ),
             Finding(
@@ -67,16 +68,20 @@ def run(quick: bool, points: int | None = None, store: Path | None = None) -> Re
             ),
             Finding(
                 "The same call again computes nothing.",
-                f"{repeated[2]} chunks computed.",
+                f"Chunks computed: {repeated[2]}.",
                 repeated[2] == 0,
             ),
         ],
-        {"cells_per_second": rate, "cells": status.cells, "bytes": data.nbytes},
+        {
+            "cells_per_second": None if np.isnan(rate) else rate,
+            "cells": status.cells,
+            "bytes": data.nbytes,
+        },
     )
 
 
 def _sweep(what, store):
-    """The results, seconds at work, and how many chunks were computed."""
+    """The results, cells a second (NaN if there was nothing to do), and chunks computed."""
     steps = []
     data = bn.sweep(
         what.function,
@@ -87,8 +92,7 @@ def _sweep(what, store):
         attrs=what.attrs,
         progress=lambda done, total: steps.append(done),
     )
-    status = bn.sweeps.status(store)
-    return data, status.cells / status.rate if steps else 0.0, len(steps)
+    return data, bn.sweeps.status(store).rate, len(steps)
 
 
 def _disagreements(what, data) -> int:

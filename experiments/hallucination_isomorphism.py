@@ -3,8 +3,14 @@
 Corollary 4.1 of the paper: fabricating an answer or abstaining is, to an agent that takes both for
 the two ends of one axis, the same problem as flattering or telling the truth. So the diagram of one
 is the diagram of the other after relabelling, cell by cell and equilibrium by equilibrium.
+
+The library builds both scenarios from the same parts, which proves little. So the hallucinating
+agent is also written down from scratch, with another payoff, its actions in the other order, and
+65 models in place of a continuum: its phases must be those of sycophancy, too.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import bnjax as bn
@@ -12,6 +18,22 @@ import bnjax as bn
 from ._experiment import Finding, Results, main
 
 _NAMES = {"p_fabricate": "p_sycophantic", "p_abstain": "p_honest"}
+
+
+def written_down(p_fabricate, p_abstain):
+    """The agent that abstains or fabricates: +1 for a reward, -1 without; rates sum to one."""
+
+    def rates(*of_reward):
+        return jnp.stack([jnp.stack([1 - p, p], -1) for p in of_reward], -2)
+
+    fabricating = jnp.linspace(0, 1, 65)
+    return bn.Problem(
+        rates(p_abstain, p_fabricate),
+        rates(1 - fabricating, fabricating),
+        jnp.array([[-1.0, 1.0], [-1.0, 1.0]]),
+        safe=[True, False],
+        action_names=["abstain", "fabricate"],
+    )
 
 
 def run(quick: bool) -> Results:
@@ -32,21 +54,33 @@ def run(quick: bool) -> Results:
         }
         for name in compared
     ]
-    equal = all(row["equal"] == row["cells"] for row in rows)
+    equal = min(row["equal"] for row in rows)
+    # Where a rate is one half, payoffs tie, and with finitely many models rounding decides.
+    untied = ~np.isclose(axis, 0.5)
+    p, q = np.meshgrid(axis[untied], axis[untied], indexing="ij")
+    own = jax.jit(jax.vmap(lambda *rates: bn.phase(written_down(*rates))))(p.ravel(), q.ravel())
+    same = np.asarray(own).reshape(p.shape) == first.phase.values[np.ix_(untied, untied)]
+    rows.append({"quantity": "phase, agent written down", "cells": same.size, "equal": same.sum()})
     return Results(
         {"hallucination_isomorphism": _draw(first, second)},
         {
             "hallucination_isomorphism": "Phases of sycophancy (left) and hallucination (right): "
-            "the same diagram with other words on its axes."
+            "the same diagram with other words on its axes. Where a rate is exactly one half "
+            "nothing decides, and cells on that line are indeterminate or multistable."
         },
         rows,
         [
             Finding(
                 "Phases, equilibria, their stability and rationalizable sets are the same in every "
                 "cell, to the last bit.",
-                f"Equal in {min(row['equal'] for row in rows):,} of {first.phase.size:,} cells.",
-                equal,
-            )
+                f"Equal in {equal:,} of {first.phase.size:,} cells.",
+                equal == first.phase.size,
+            ),
+            Finding(
+                "The agent written down from scratch has the phases of sycophancy.",
+                f"In {same.sum():,} of {same.size:,} cells off the borders.",
+                same.all(),
+            ),
         ],
     )
 

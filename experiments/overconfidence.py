@@ -4,9 +4,9 @@ Heidhues, Koszegi and Strack (2018): an agent that overrates its ability by delt
 its output but by a worse world. It settles where believed and true output agree, and there it
 underrates the fundamental by 1 - sqrt(1 - 2 delta), and works too little for its own good.
 
-Effort is one of a grid, so the root is met up to rounding: replies move by 1 - sqrt(1 - 2 delta)
-as efforts move by 1, and whatever is off by half a step a round adds up to half a step over
-sqrt(1 - 2 delta).
+Effort is one of a grid of step h, and a reply misses the fundamental that is believed in by some d
+of at most h / 2. Believed and true output then agree where effort falls short by
+1 - sqrt(1 - 2 (delta + d - d^2 / 2)), so that each answer must lie in an interval round the root.
 """
 
 import jax
@@ -37,18 +37,20 @@ def run(quick: bool) -> Results:
     with jax.enable_x64(True):
         fit, effort, step, period = (np.asarray(x) for x in jax.jit(jax.vmap(settle))(deltas))
     underrated, expected = 1 - fit, published(deltas)
-    off, allowed = abs(1 - effort - expected) / step, 0.5 / np.sqrt(1 - 2 * deltas)
+    least, most = (published(deltas + d - d**2 / 2) for d in (-step / 2, step / 2))
+    short, rounding = 1 - effort, 1e-9
+    inside = (least - rounding <= short) & (short <= most + rounding)
     rows = [
         {
             "delta": delta,
             "published": e,
-            "underrated": u,
-            "effort": x,
-            "steps_off": o,
-            "allowed": a,
+            "fundamental underrated by": u,
+            "effort short by": x,
+            "least that the grid allows": low,
+            "most that the grid allows": high,
         }
-        for delta, e, u, x, o, a in zip(
-            deltas, expected, underrated, effort, off, allowed, strict=True
+        for delta, e, u, x, low, high in zip(
+            deltas, expected, underrated, short, least, most, strict=True
         )
     ]
     fine = np.linspace(0, 0.499, 400)
@@ -62,15 +64,22 @@ def run(quick: bool) -> Results:
         [
             Finding(
                 "Best replies to best fits settle on one effort, near the root as a grid allows.",
-                f"Periods {sorted(set(period.tolist()))}; over {len(deltas)} degrees of "
-                f"overconfidence at most {off.max():.2f} steps off, {(off / allowed).max():.2f} "
-                "of what is allowed.",
-                (period == 1).all() and (off <= 1.1 * allowed).all(),
+                f"Periods {sorted(set(period.tolist()))}; {inside.sum()} of {len(deltas)} degrees "
+                f"of overconfidence inside what the grid allows, at most "
+                f"{(abs(short - expected) / step).max():.2f} steps off the published root.",
+                (period == 1).all() and inside.all(),
             ),
             Finding(
-                "Small overconfidence costs much: beliefs are off by more than ability is.",
-                f"At delta = {deltas[-1]:g} the fundamental is underrated by {underrated[-1]:.3f}.",
-                (underrated > deltas * 0.99).all(),
+                "Beliefs are off by more than ability is, and the more so the larger that is.",
+                f"By {(underrated / deltas)[0]:.2f} times as much at delta = {deltas[0]:g}, by "
+                f"{(underrated / deltas)[-1]:.2f} times at {deltas[-1]:g}.",
+                (underrated > deltas).all() and (np.diff(underrated / deltas) > 0).all(),
+            ),
+            Finding(
+                "The agent works too little for its own good.",
+                f"Output falls short of the best by {short[0] ** 2 / 2:.4f} at delta = "
+                f"{deltas[0]:g} and by {short[-1] ** 2 / 2:.3f} at {deltas[-1]:g}.",
+                (short > 0).all() and (np.diff(short) > 0).all(),
             ),
         ],
     )
@@ -80,12 +89,11 @@ def _draw(fine, deltas, underrated):
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
-    ax.plot(fine, published(fine), color="black", lw=1, label="1 - sqrt(1 - 2 delta)")
-    ax.plot(deltas, underrated, "o", ms=4, color="#d55e00", label="found")
+    ax.plot(fine, published(fine), color="black", lw=1, label=r"published: $1-\sqrt{1-2\delta}$")
+    ax.plot(deltas, underrated, "o", ms=4, color="#d55e00", label="found, among efforts of a grid")
     ax.plot(fine, fine, color="grey", lw=0.8, ls=":", label="as much as ability is overrated")
-    ax.set(
-        xlabel="overconfidence, delta", ylabel="fundamental underrated by", xlim=(0, 0.5), ylim=0
-    )
+    ax.set(xlabel=r"overconfidence, $\delta$", ylabel="fundamental underrated by")
+    ax.set(xlim=(0, 0.5), ylim=0)
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return figure

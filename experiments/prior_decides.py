@@ -99,10 +99,11 @@ def _draw(rows):
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for (p, q), colour in zip(ENVIRONMENTS, ("#0072b2", "#d55e00", "#009e73"), strict=True):
         mine = [r for r in rows if (r["p_sycophantic"], r["p_honest"]) == (p, q)]
-        x = [r["prior_log_odds"] for r in mine]
-        axes.plot(x, [r["closed_form"] for r in mine], color=colour, lw=1.2)
+        unit, steps = np.log(Q / (1 - Q)), np.arange(-8, 9)
+        line = [closed_form(p, q, int(k)) for k in steps]
+        axes.plot(steps * unit, line, color=colour, lw=1.2)
         axes.errorbar(
-            x,
+            [r["prior_log_odds"] for r in mine],
             [r["simulated"] for r in mine],
             [r["allowed"] for r in mine],
             fmt="o",

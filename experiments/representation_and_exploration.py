@@ -13,6 +13,8 @@ import bnjax as bn
 
 from ._experiment import Finding, Results, main
 
+_TIGHT = {"handlelength": 0.8, "columnspacing": 0.7, "handletextpad": 0.3, "fontsize": 8}
+
 
 def run(quick: bool) -> Results:
     side, num_widths, num_explorations = (6, 3, 3) if quick else (16, 6, 6)
@@ -84,14 +86,14 @@ def _draw(diagram, share, widths, explorations):
         colour = plt.get_cmap("viridis")(0.9 * (1 - width))
         axes[0].plot(explorations, line, "o-", ms=3.5, lw=1.2, color=colour, label=f"{width:g}")
     axes[0].set(xlabel="exploration", ylabel="share of environments that are safe")
-    axes[0].set(ylim=(-0.02, 0.56))
-    axes[0].legend(title="width", frameon=False, ncols=2, loc="center right")
+    axes[0].set(ylim=(-0.02, 0.7), title=" ")  # as high as its neighbours
+    axes[0].legend(title="width", frameon=False, ncols=6, loc="upper center", **_TIGHT)
     axes[0].set_box_aspect(1)
     for ax, e in zip(axes[1:], (0, -1), strict=True):
         correct = diagram.isel(width=-1, exploration=e)
         title = f"width 1, exploration {explorations[e]:g}"
         bn.plot.phase_diagram(correct, ax=ax, title=title, boundaries=False)
-        ax.set_box_aspect(1)
+        ax.set(aspect="auto", box_aspect=1)
     return figure
 
 

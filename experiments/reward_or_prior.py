@@ -32,9 +32,10 @@ def run(quick: bool) -> Results:
     side = 8 if quick else 40
     rate = (np.arange(side) + 0.5) / side
     scales = np.linspace(-2, 2, 5 if quick else 17)
-    phases = bn.phase_diagram(
+    diagram = bn.phase_diagram(
         rewarded, {"p_sycophantic": rate, "p_honest": rate, "log10_scale": scales}
-    ).phase.values
+    )
+    phases = diagram.phase.values
     moved = (phases != phases[..., :1]).any(-1)
     options = {"objective": bn.design.Objective(most_cost=BUDGET)}
     if quick:
@@ -54,10 +55,12 @@ def run(quick: bool) -> Results:
     reward, models = found.values()
     gained = np.mean(reward.after.safe_share) - np.mean(before.safe_share)
     return Results(
-        {"reward_or_prior": bn.plot.designs(found)},
+        {"reward_or_prior": bn.plot.designs(found), "rewards": _draw(diagram)},
         {
-            "reward_or_prior": "What the search did with each lever, at the same budget: share of "
-            "safe play, payoff and cost, before and after, and the phases that follow."
+            "reward_or_prior": "What the search did with each lever, at the same budget: how often "
+            "agents play safe (mean and worst environment, and simulated), in how many "
+            "environments the phase is safe, and which certificate was earned.",
+            "rewards": "Phases with approval worth a hundredth, one, and a hundred: the same.",
         },
         rows,
         [
@@ -82,6 +85,16 @@ def run(quick: bool) -> Results:
         ],
         {"budget": BUDGET},
     )
+
+
+def _draw(diagram):
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 4.1), layout="constrained")
+    for ax, scale in zip(axes, (-2, 0, 2), strict=True):
+        shown = diagram.sel(log10_scale=scale, method="nearest")
+        bn.plot.phase_diagram(shown, ax=ax, title=f"approval worth {10.0**scale:g}")
+    return figure
 
 
 def _row(name, evaluation, earned):

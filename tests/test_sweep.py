@@ -24,7 +24,7 @@ from bnjax.sweeps import CellStatus, _program, _sweep
 from bnjax.sweeps._axes import read_axes
 from bnjax.sweeps._chunks import Chunks, cut
 from bnjax.sweeps._program import compile_tile, default_block, trace
-from bnjax.sweeps._store import Store
+from bnjax.sweeps._store import Store, differences
 
 from .sweep_worker import WRONG_TYPES, files
 
@@ -376,6 +376,12 @@ def test_a_link_to_an_empty_directory_is_a_place_for_a_store(tmp_path):
     assert bn.sweeps.status(tmp_path / "real").complete
 
 
+def test_values_between_the_same_ends_are_told_without_checksums():
+    was = {"axes": {"x": {"x": {"size": 3, "first": 0.0, "last": 1.0, "values": "5d1b"}}}}
+    now = {"axes": {"x": {"x": {"size": 3, "first": 0.0, "last": 1.0, "values": "9f02"}}}}
+    assert differences(was, now) == ["axes.x.x has other values, between the same ends"]
+
+
 # Cells that fail.
 
 
@@ -389,7 +395,7 @@ def failing(stores):
     call = functools.partial(
         bn.sweep, shaky, axes, store=stores / "shaky", may_be_nan=["free"], chunk=2
     )
-    with pytest.warns(RuntimeWarning, match=r"5 of 8 .* \(2 NONFINITE, 3 NOT_CONVERGED\)"):
+    with pytest.warns(RuntimeWarning, match=r"5 of 8 .* \(2 NONFINITE, 3 NOT_CONVERGED; at "):
         done = call().load()
     return call, done
 
@@ -483,12 +489,16 @@ def kept(stores):
     [
         ({"axes": {"x": [0.0, 1.5], "n": [1, 2]}}, r"axes\.x\.x\.last is 1\.0 there and 1\.5 here"),
         ({"axes": {"x": [0.0, 0.5, 1.0], "n": [1, 2]}}, r"axes\.x\.x\.size is 2 there and 3 here"),
+        ({"axes": {"x": [0.0, 1.0], "n": [1, 1]}}, r"axes\.n\.n\.last is 2 there and 1 here[;.]"),
         ({"axes": {"n": [1, 2], "x": [0.0, 1.0]}}, r"order is \['x', 'n'\] there and \['n', 'x'\]"),
         ({"axes": {"x": [0, 1], "n": [1, 2]}}, r"axes\.x\.x\.dtype is float64 there and int64"),
         ({"key": jax.random.key(12)}, r"key\.words is \[0, 11\] there and \[0, 12\] here"),
         ({"key": jax.random.key(11, impl="rbg")}, r"key\.impl is threefry2x32 there and rbg here"),
-        ({"function": functools.partial(line, slope=3.0)}, r"function\.program is"),
-        ({"function": functools.partial(line, sign=-1)}, r"what the function computes has changed"),
+        (
+            {"function": functools.partial(line, slope=3.0)},
+            r"another sweep: function\.program is another: what .* computes has changed\. Make",
+        ),
+        ({"function": functools.partial(line, sign=-1)}, r"function\.program is"),
         ({"function": functools.partial(line, table=OTHER_TABLE)}, r"function\.program is"),
         (
             {"dims": {"y": []}, "attrs": {"y": {"units": "nats"}}},
@@ -728,6 +738,9 @@ def test_stores_that_are_something_else(tmp_path, kind):
     with pytest.raises(ValueError, match=r"must be a sweep, or not exist; .* is something else"):
         bn.sweep(lambda x: x, X, store=store)
     assert files(tmp_path) == before
+    for look in (bn.sweeps.status, bn.sweeps.failed):
+        with pytest.raises(ValueError, match=r"must be a sweep; there is nothing at .*nowhere"):
+            look(tmp_path / "nowhere")
 
 
 def test_stores_of_a_later_format(kept, tmp_path):

@@ -20,7 +20,7 @@ from bnjax.cli import main
 from bnjax.cli._sweep import _duration, _share
 from bnjax.sweeps import _config
 from bnjax.sweeps._config import read_config
-from bnjax.sweeps._functions import asked
+from bnjax.sweeps._functions import asked, complaint
 
 ROOT = Path(__file__).parent.parent
 MODULE = "functions_for_sweep_command_tests"
@@ -381,6 +381,19 @@ def test_function_with_a_key_gets_one_from_the_seed(tmp_path):
     assert (drawn[0] != drawn[1]).all()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"p_honest": 2.0}, "`p_honest` must be a probability in [0, 1]; got 2."),
+        ({"p_honest": 0.5, "exploration": 2.0}, "`exploration` must be a probability"),
+        ({"p_honest": 0.5}, None),
+    ],
+)
+def test_a_scenario_says_what_makes_no_sense_to_it(arguments, told):
+    found = complaint(read_config(f"{PHASE}[axes]\np_honest = [0.5, 2]"), arguments)
+    assert found is None if told is None else told in found
+
+
 # Run, status, resume.
 
 
@@ -397,6 +410,7 @@ def test_run_fills_a_store(rings):
     assert re.search(rf"NONFINITE +{failed} ", said)
     assert "3 chunks of 2x5 cells; " in said
     assert f"{failed} cells failed: bnjax.sweeps.failed(" in said
+    assert re.search(r"For example at u = \S+, v = \S+: `radius` is not finite\.", said)
     assert f"xarray.open_zarr('{store}')" in said
 
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ..sweeps import CellStatus, status
 from ..sweeps._config import SweepConfig, read_config
-from ..sweeps._status import rate_of
+from ..sweeps._status import one_failure, place, rate_of
 from ._common import (
     json_text,
     listed,
@@ -423,6 +423,7 @@ def _report(store: Path) -> dict[str, Any]:
         "cells": found.cells,
         "counts": {code.name: number for code, number in found.counts.items()},
         "failed": found.failed,
+        "failure": _one_failure(opened, False) if found.failed else None,
         "chunks": found.chunks,
         "chunks_done": found.done,
         "torn": list(found.torn),
@@ -457,6 +458,23 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _one_failure(opened: Any, ask: bool) -> str | None:
+    """One failed cell, and what is wrong with it; if wanted, the scenario is asked.
+
+    That takes a device, of which whoever only looks at a sweep that is running keeps clear.
+    """
+    from ..sweeps._functions import complaint
+
+    found = one_failure(opened)
+    if found is None:
+        return None
+    arguments, what = found
+    command = opened.attributes.get("command")
+    if ask and command is not None:
+        what = complaint(read_config(command["toml"]), arguments) or what
+    return f"at {place(arguments)}: {what.rstrip('.')}."
+
+
 def _print_summary(store: Path) -> None:
     """What came of a sweep that has ended well."""
     opened = _open(store)
@@ -464,12 +482,14 @@ def _print_summary(store: Path) -> None:
     report = {
         **_about(opened),
         "counts": {code.name: number for code, number in counts.items()},
+        "failure": _one_failure(opened, True),
         "rate": _finite(rate_of(opened)),
         "chunks": opened.chunks.number,
     }
     console = _print_cells(report)
     box = "x".join(f"{n:,}" for n in report["chunk"].values())
-    console.print(Text(f"{report['chunks']:,} chunks of {box} cells; {_rate_text(report)}."))
+    chunks = f"{report['chunks']:,} chunk{'s' * (report['chunks'] != 1)}"
+    console.print(Text(f"{chunks} of {box} cells; {_rate_text(report)}."))
     _print_failed(console, report)
     console.print(Text(f"wrote {store}"), soft_wrap=True)
     console.print(Text(f"To open it: xarray.open_zarr({str(store)!r})"), soft_wrap=True)
@@ -478,7 +498,9 @@ def _print_summary(store: Path) -> None:
 def _print_report(report: Mapping[str, Any]) -> None:
     console = _print_cells(report)
     box = "x".join(f"{n:,}" for n in report["chunk"].values())
-    done = f"{report['chunks_done']:,} of {report['chunks']:,} chunks of {box} cells are whole"
+    many = report["chunks"] != 1
+    done = f"{report['chunks_done']:,} of {report['chunks']:,} chunk{'s' * many} of {box} cells "
+    done += "are whole" if many else "is whole"
     console.print(Text(f"{done}; {_rate_text(report)}."))
     if report["torn"]:
         torn = listed([f"{chunk:,}" for chunk in report["torn"]])
@@ -534,11 +556,14 @@ def _print_failed(console: Console, report: Mapping[str, Any]) -> None:
     if number:
         console.print(
             Text(
-                f"{number:,} cells failed: bnjax.sweeps.failed({report['store']!r}) lists them.",
+                f"{number:,} cell{'s' * (number != 1)} failed: "
+                f"bnjax.sweeps.failed({report['store']!r}) lists them.",
                 style="red",
             ),
             soft_wrap=True,
         )
+        if report["failure"]:
+            console.print(Text(f"For example {report['failure']}", style="red"), soft_wrap=True)
 
 
 def _share(number: int, total: int) -> str:

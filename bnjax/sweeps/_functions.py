@@ -86,6 +86,19 @@ def asked(config: SweepConfig, folder: Path) -> Asked:
     return _asked(config, *_simulated(config, make))
 
 
+def complaint(config: SweepConfig, arguments: Mapping[str, Any]) -> str | None:
+    """What one of our scenarios says of arguments that make no sense to it, None if they do."""
+    if config.scenario is None or ":" in config.scenario:
+        return None
+    values = {**config.fixed, **arguments}
+    exploration = values.pop(EXPLORATION, 0.0)
+    try:
+        prepare(find_scenario(config.scenario)(**values), exploration, None, None)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _asked(
     config: SweepConfig,
     function: Callable[..., Any],

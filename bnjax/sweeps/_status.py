@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,49 @@ def rate_of(store: Store) -> float:
     return float(sum(rates)) if rates else float("nan")
 
 
+def one_failure(store: Store) -> tuple[dict[str, Any], str] | None:
+    """Arguments of one failed cell, and what is wrong with it in words."""
+    import xarray as xr
+
+    for chunk in map(int, np.flatnonzero(store.begun())):
+        codes = store.read(chunk, (STATUS,))[STATUS]
+        bad = np.flatnonzero((codes != CellStatus.OK) & (codes != CellStatus.MISSING))
+        if not bad.size:
+            continue
+        cell = bad[bad.size // 2]  # the first is often a corner, with reasons of its own
+        outputs = {name: values[cell] for name, values in store.read(chunk).items()}
+        if codes[cell] == CellStatus.NONFINITE:
+            silent = {STATUS, *store.configuration["may_be_nan"]}
+            wrong = [
+                f"`{name}`"
+                for name, value in outputs.items()
+                if name not in silent and value.dtype.kind in "fc" and not np.isfinite(value).all()
+            ]
+            what = f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not finite"
+        else:
+            wrong = [
+                f"`{name}`"
+                for name, value in outputs.items()
+                if name.rpartition(".")[2] == "converged" and not np.all(value)
+            ]
+            what = f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} False"
+        number = store.chunks.numbers(chunk)[cell]
+        dataset = xr.open_zarr(store.path)
+        at = dict(
+            zip(dataset[STATUS].dims, np.unravel_index(number, store.chunks.shape), strict=True)
+        )
+        arguments = {
+            name: dataset[name].values[at[dataset[name].dims[0]]].item() for name in store.arguments
+        }
+        return arguments, what
+    return None
+
+
+def place(arguments: Mapping[str, Any]) -> str:
+    """A cell, in words."""
+    return ", ".join(f"{name} = {value:g}" for name, value in arguments.items())
+
+
 def failed(store: str | Path) -> xr.Dataset:
     """The failed cells of a sweep.
 
@@ -141,9 +185,9 @@ def failed(store: str | Path) -> xr.Dataset:
     number, code = number[order], np.concatenate(codes)[order]
     where = np.unravel_index(number, opened.chunks.shape)
     dataset = xr.open_zarr(store)
-    place = dict(zip(dataset[STATUS].dims, where, strict=True))
+    index = dict(zip(dataset[STATUS].dims, where, strict=True))
     variables = {
-        name: ("cell", dataset[name].values[place[dataset[name].dims[0]]], dataset[name].attrs)
+        name: ("cell", dataset[name].values[index[dataset[name].dims[0]]], dataset[name].attrs)
         for name in opened.arguments
     }
     return xr.Dataset(

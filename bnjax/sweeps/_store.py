@@ -339,6 +339,8 @@ def _workshop(path: Path) -> Path:
 
 
 def _something_else(path: Path) -> ValueError:
+    if not path.exists():  # of those who only look
+        return ValueError(f"`store` must be a sweep; there is nothing at {path}.")
     return ValueError(f"`store` must be a sweep, or not exist; {path} is something else.")
 
 
@@ -416,11 +418,21 @@ def hashed(configuration: Mapping[str, Any]) -> str:
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """What is not the same in two configurations, in words."""
     a, b = _flat(stored), _flat(given)
-    return [
-        f"{name} is {a.get(name, 'absent')} there and {b.get(name, 'absent')} here"
-        for name in {**a, **b}
-        if a.get(name) != b.get(name)
-    ]
+    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    told = []
+    for name in names:
+        of, _, last = name.rpartition(".")
+        if last == "values":  # checksums, which are told only if nothing else tells
+            if not any(other != name and other.startswith(f"{of}.") for other in names):
+                told.append(f"{of} has other values, between the same ends")
+        elif name == "function.program":
+            told.append(
+                f"{name} is another: what the function computes has changed, in itself, in what it "
+                "holds, or in a library that it calls"
+            )
+        else:
+            told.append(f"{name} is {a.get(name, 'absent')} there and {b.get(name, 'absent')} here")
+    return told
 
 
 def _flat(nested: Any, name: str = "") -> dict[str, Any]:

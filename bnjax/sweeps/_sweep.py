@@ -30,6 +30,7 @@ from ._axes import STATUS, Axes, check_arguments, read_axes
 from ._chunks import cut
 from ._configuration import about, configuration_of, read_labels
 from ._program import Cell, CellStatus, Program, Tile, compile_tile, default_block, trace
+from ._status import one_failure, place
 from ._store import Layout, Log, Store, create, differences
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def sweep(
         Default: ``"<output>_0"`` and so on.
     coords : labels along such dimensions: numbers or names.
     attrs : attributes, such as ``units``, of outputs, axes and coordinates, by name.
-    may_be_nan : outputs in which NaN means something other than failure.
+    may_be_nan : outputs in which NaN or infinity means something other than failure.
     chunk : about how many cells are computed, written and, after a mishap, repeated as one; the
         store records what became of it. With fewer than are computed at once (up to 1,024 on a
         CPU and 65,536 on a GPU) devices are idle in part. Default: as many as fit in 64 MiB, a
@@ -256,11 +257,6 @@ def _is_there(path: Path) -> bool:
 
 def _check_same(store: Store, wanted: Mapping[str, Any], chunk: int | None) -> None:
     told = differences(store.configuration, wanted)
-    if any(difference.startswith("function.program ") for difference in told):
-        told.append(
-            "what the function computes has changed, in itself, in what it holds, or in a library "
-            f"that it calls (bnjax {store.attributes['bnjax_version']} there)"
-        )
     if told:
         raise ValueError(
             f"`store` {store.path} holds another sweep: {'; '.join(told)}. Make the same call as "
@@ -641,6 +637,8 @@ def _warn_of_failures(store: Store) -> None:
     bad = {code: n for code, n in counts.items() if n and code not in fine}
     if bad:
         told = ", ".join(f"{n:,} {CellStatus(code).name}" for code, n in bad.items())
+        if found := one_failure(store):
+            told += f"; at {place(found[0])}, for example, {found[1]}"
         warnings.warn(
             f"{sum(bad.values()):,} of {sum(counts.values()):,} cells of {store.path} failed "
             f"({told}); `bnjax.sweeps.failed` lists them.",

@@ -1,0 +1,189 @@
+"""The experiments: what they claim is found, and their page shows it and needs nothing else."""
+
+import base64
+import csv
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from experiments import all as experiments
+from experiments._experiment import Finding, title_and_claim
+
+ROOT = Path(__file__).parent.parent
+# Of those that take longest to compile, none; one that simulates, one with an exact answer.
+CHEAP = ("prior_decides", "overconfidence")
+
+
+class Page(HTMLParser):
+    """What a page shows, and what it would load from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.pictures, self.verdicts, self.text = [], [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.append(tag)
+        self.links += [given["href"]] if "href" in given else []
+        self.pictures += [(given["src"], given["alt"])] if tag == "img" else []
+        if "verdict" in (given.get("class") or "").split():
+            self.verdicts.append(given["class"])
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(CHEAP, id="cheap"),
+        pytest.param(experiments.NAMES, id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_experiments_hold(names, tmp_path):
+    only = [] if names == experiments.NAMES else ["--only", *names]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.all", "--quick", "--out", str(tmp_path), *only],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""  # nothing that matplotlib or JAX would rather not draw or compute
+    assert "FAILS" not in done.stdout
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = Page(html)
+    reports = [json.loads((tmp_path / name / "result.json").read_text()) for name in names]
+    for name, report in zip(names, reports, strict=True):
+        check_report(name, report, tmp_path / name)
+        assert report["title"] in page.text
+        assert report["command"] in page.text
+        for figure in report["figures"]:
+            data = base64.b64encode((tmp_path / name / figure["file"]).read_bytes()).decode()
+            assert (f"data:image/png;base64,{data}", figure["caption"]) in page.pictures
+            assert page.text.count(figure["caption"]) == 1
+        for finding in report["findings"]:
+            assert finding["claim"] in page.text
+            assert finding["found"] in page.text
+    assert len(page.pictures) == sum(len(report["figures"]) for report in reports)
+    assert page.verdicts == ["verdict"] * sum(len(report["findings"]) for report in reports)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    inside = {f"#{name}" for name in names}
+    assert set(page.links) == inside | {"https://arxiv.org/abs/2602.17676"}
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def check_report(name, report, folder):
+    assert report["holds"]
+    assert report["findings"]
+    assert all(finding["holds"] for finding in report["findings"])
+    assert report["command"] == f"python -m experiments.{name} --quick"
+    assert report["seed"] == 0
+    assert report["figures"]
+    assert all(report["machine"].values())
+    for figure in report["figures"]:
+        assert (folder / figure["file"]).read_bytes().startswith(b"\x89PNG")
+    assert {file.name for file in folder.iterdir()} == {
+        "result.json",
+        "table.csv",
+        *(figure["file"] for figure in report["figures"]),
+    }
+    with (folder / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(report["table"]) > 0
+    for row, same in zip(rows, report["table"], strict=True):
+        assert list(row) == list(same)
+        assert None not in row
+        assert not {"", "nan", "inf", None} & set(row.values())
+
+
+@pytest.mark.parametrize("name", experiments.NAMES)
+def test_a_reader_of_the_paper_finds_a_script(name):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"(experiments/{name}.py)" in readme
+    script = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
+    assert script.count("\n") <= 155  # the library does the work
+    assert f'main("{name}"' in script
+
+
+# The page of experiments that fail or break, with stand-ins.
+
+
+def stand_in(name, quick, out, holds=True):
+    if name == "monopolist":
+        raise ZeroDivisionError("no price")
+    finding = {"claim": "2 < 3 & `so` on.", "found": f"{name} <b>", "holds": holds}
+    report = {
+        "name": name,
+        "title": f"On {name}",
+        "claim": "First, ``--points 5``.\n\nThe *lower* bound, 2 * 3 * 4.",
+        "holds": holds,
+        "findings": [finding],
+        "figures": [],
+        "command": name,
+        "quick": quick,
+        "seed": 0,
+        "seconds": 1.0,
+        "machine": {"num_devices": 1, "device": "cpu", "bnjax": "0", "jax": "0", "python": "3"},
+    }
+    (out / name).mkdir(parents=True, exist_ok=True)
+    (out / name / "result.json").write_text(json.dumps(report))
+    return report
+
+
+def run_all(monkeypatch, out, *words):
+    monkeypatch.setattr(sys, "argv", ["all", "--out", str(out), *words])
+    with pytest.raises(SystemExit) as exit_:
+        experiments.main()
+    return exit_.value.code, (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_page_of_what_fails_and_breaks(tmp_path, monkeypatch, capsys):
+    def conduct(name, quick, out):
+        return stand_in(name, quick, out, holds=name != "gpu_sweep")
+
+    monkeypatch.setattr(experiments, "conduct", conduct)
+    code, html = run_all(monkeypatch, tmp_path)
+    assert code == 1
+    said = capsys.readouterr()
+    assert "ZeroDivisionError: no price" in said.err
+    assert "not on the page: monopolist" in said.err
+    assert Page(html).verdicts == ["verdict"] * 9 + ["verdict fails"]
+    assert "Not all hold: On gpu_sweep." in html
+    assert "2 &lt; 3 &amp; `so` on." in html
+    assert "First, <code>--points 5</code>." in html
+    assert "The <em>lower</em> bound, 2 * 3 * 4." in html
+    # Some of them again: the page keeps the others, but not those of another size.
+    code, html = run_all(monkeypatch, tmp_path, "--only", "oscillation")
+    assert code == 0
+    assert len(Page(html).verdicts) == 10
+    code, html = run_all(monkeypatch, tmp_path, "--quick", "--only", "oscillation")
+    assert code == 0
+    assert Page(html).verdicts == ["verdict"]
+
+
+def test_nothing_on_the_page_if_all_break(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "conduct", stand_in)
+    monkeypatch.setattr(sys, "argv", ["all", "--out", str(tmp_path), "--only", "monopolist"])
+    with pytest.raises(SystemExit, match="1"):
+        experiments.main()
+    assert "not on the page: monopolist" in capsys.readouterr().err
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_titles_and_claims():
+    from experiments import oscillation
+
+    title, claim = title_and_claim(oscillation)
+    assert title == "Oscillation: where neither habit can last"
+    assert re.match("Where both answers are disapproved of", claim)
+    assert Finding("a", "b", 1 > 0).holds is True
