@@ -134,7 +134,7 @@ def one_failure(store: Store) -> tuple[dict[str, Any], str] | None:
                 if name.rpartition(".")[2] == "converged" and not np.all(value)
             ]
             what = f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} False"
-        number = store.chunks.numbers(chunk)[cell]
+        number = store.chunks.cells(chunk)[int(cell)]
         dataset = xr.open_zarr(store.path)
         at = dict(
             zip(dataset[STATUS].dims, np.unravel_index(number, store.chunks.shape), strict=True)
