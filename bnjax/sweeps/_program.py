@@ -226,9 +226,10 @@ def default_block(cell: Cell, cells: int, on_cpu: bool) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """Cells whose results are on their way."""
+    """Cells whose results are on their way to the host."""
 
-    results: Sequence[Array]
+    parts: tuple[tuple[Array, ...], ...]
+    """For each device the results, of which the rest after its cells means nothing."""
     counts: tuple[int, ...]
     """Cells of each device."""
 
@@ -270,16 +271,22 @@ class Program:
                 own[: counts[i]] = cells[i * each : i * each + counts[i]]
             steps = jax.device_put(steps.reshape(-1), split())
         place = np.stack([firsts, counts], 1).astype(np.uint32)
-        return Tile(self.run(*self.inputs, steps, place), tuple(counts.tolist()))
+        results = [x.addressable_shards for x in self.run(*self.inputs, steps, place)]
+        order = np.argsort([shard.index[0].start or 0 for shard in results[0]])
+        parts = tuple(tuple(shards[i].data for shards in results) for i in order)
+        for part in parts:
+            for x in part:
+                x.copy_to_host_async()  # all at once: a GPU takes longer to answer than to send
+        return Tile(parts, tuple(counts.tolist()))
 
     def fetch(self, tile: Tile, into: Mapping[str, NDArray[Any]]) -> None:
         """Wait for a tile, and put its results into arrays [cells, ...] by name."""
         names = (*(output.name for output in self.outputs), STATUS)
-        for name, results in zip(names, tile.results, strict=True):
-            for shard in results.addressable_shards:
-                device = (shard.index[0].start or 0) // self.share
-                begin, count = sum(tile.counts[:device]), tile.counts[device]
-                into[name][begin : begin + count] = np.asarray(shard.data)[:count]
+        begin = 0
+        for part, count in zip(tile.parts, tile.counts, strict=True):
+            for name, values in zip(names, part, strict=True):
+                into[name][begin : begin + count] = np.asarray(values)[:count]
+            begin += count
 
     def room(self, cells: int) -> dict[str, NDArray[Any]]:
         """Arrays [cells, ...] for what so many cells give, by name."""
