@@ -119,7 +119,7 @@ def _draw(bounds, floors, fines):
         ax.axvline(threshold(1.0), **_LINE) if name != "penalty" else ax.plot(
             threshold(diagram.penalty), diagram.penalty, **_LINE
         )
-        ax.set(xlim=(0, 1), ylim=(0, 3 if name == "penalty" else 1))
+        ax.set(xlim=(0, 1), ylim=(0.1, 3) if name == "penalty" else (0, 1))
     return figure
 
 

@@ -6,7 +6,7 @@ is the diagram of the other after relabelling, cell by cell and equilibrium by e
 
 The library builds both scenarios from the same parts, which proves little. So the hallucinating
 agent is also written down from scratch, with another payoff, its actions in the other order, and
-65 models in place of a continuum: its phases must be those of sycophancy, too.
+64 models in place of a continuum: its phases must be those of sycophancy, too.
 """
 
 import jax
@@ -26,7 +26,7 @@ def written_down(p_fabricate, p_abstain):
     def rates(*of_reward):
         return jnp.stack([jnp.stack([1 - p, p], -1) for p in of_reward], -2)
 
-    fabricating = jnp.linspace(0, 1, 65)
+    fabricating = jnp.linspace(0, 1, 64)  # none of them is indifferent
     return bn.Problem(
         rates(p_abstain, p_fabricate),
         rates(1 - fabricating, fabricating),
@@ -55,7 +55,7 @@ def run(quick: bool) -> Results:
         for name in compared
     ]
     equal = min(row["equal"] for row in rows)
-    # Where a rate is one half, payoffs tie, and with finitely many models rounding decides.
+    # Where a rate is one half, the two nearest models fit equally well, and rounding decides.
     untied = ~np.isclose(axis, 0.5)
     p, q = np.meshgrid(axis[untied], axis[untied], indexing="ij")
     own = jax.jit(jax.vmap(lambda *rates: bn.phase(written_down(*rates))))(p.ravel(), q.ravel())

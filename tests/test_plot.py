@@ -1078,6 +1078,19 @@ def test_pareto_joins_what_is_efficient_and_marks_the_reference(designed):
     same = dataclasses.replace(front_of(designed), cost=np.full(4, 0.5), safe_share=np.full(4, 0.9))
     figure = bn.plot.pareto(dataclasses.replace(same, efficient=np.full(4, True)))
     assert [text.get_text() for text in figure.axes[0].texts] == ["weight 0.01 to 2"]
+    # Long names keep their distance from their neighbours.
+    many = dataclasses.replace(
+        same,
+        weights=np.array([3, 1.1, 0.15, 0.055, 0.02, 0.0074, 0.0027, 0.001]),
+        cost=np.array([0.007, 0.06, 0.54, 0.54, 0.54, 0.83, 1.11, 1.3]),
+        safe_share=np.array([0.81, 0.87, 0.995, 0.995, 0.995, 0.998, 1, 1]),
+        worst_share=np.array([0, 0, 0.98, 0.98, 0.98, 0.99, 1, 1]),
+        efficient=np.full(8, True),
+    )
+    figure = bn.plot.pareto(many)
+    assert_readable(figure)
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert names == ["weight 3", "0.001", "0.02 to 0.15"]
 
 
 def test_designs_stand_side_by_side(designed):

@@ -18,6 +18,7 @@ from ._page import canvas, dress, legend_below
 from ._style import COLUMN, FONT, LINE
 
 _MEAN, _WORST, _REFERENCE = "#00517F", "#D55E00", "#000000"
+_CHARACTER = 0.02  # width of one, of the axes
 _NAMED = 5  # weights that are written beside their designs
 _MEASURES: dict[str, dict[str, Any]] = {
     "safe share, mean": {"marker": "o", "color": _MEAN},
@@ -90,24 +91,32 @@ def _name_weights(ax: Axes, at: np.ndarray, share: np.ndarray, weights: np.ndarr
     """Write a few weights beside their designs, far enough from one another to be read."""
     spread = np.ptp([*ax.get_xlim()]), np.ptp([*ax.get_ylim()])
     places = np.stack([at / spread[0], share / spread[1]], -1)
-    written: list[int] = []
+    written: list[tuple[float, float, float]] = []  # ends along x, and height
     # The ends first: the rest is between them.
     order = [0, len(at) - 1, *range(1, len(at) - 1)]
     for index in order[: len(at)]:
-        near = [np.abs(places[index] - places[other]) for other in written]
-        if len(written) < _NAMED and all(gap[0] > 0.16 or gap[1] > 0.1 for gap in near):
-            written.append(index)
-            same = weights[np.abs(places - places[index]).max(1) < 1e-3]
-            ends = dict.fromkeys(f"{x:.2g}" for x in (same.min(), same.max()))
-            across = (at[index] - ax.get_xlim()[0]) / spread[0]
+        same = weights[np.abs(places - places[index]).max(1) < 1e-3]
+        ends = dict.fromkeys(f"{x:.2g}" for x in (same.min(), same.max()))
+        text = f"{'' if written else 'weight '}{' to '.join(ends)}"
+        across = (at[index] - ax.get_xlim()[0]) / spread[0]
+        side = "left" if across < 0.2 else "right" if across > 0.8 else "center"
+        width = _CHARACTER * len(text)
+        low = across - {"left": 0, "center": 0.5, "right": 1}[side] * width
+        height = places[index, 1]
+        clear = all(
+            low > right or low + width < left or abs(height - other) > 0.1
+            for left, right, other in written
+        )
+        if len(written) < _NAMED and clear:
+            written.append((low - 0.01, low + width + 0.01, height))
             ax.annotate(
-                f"{'' if len(written) > 1 else 'weight '}{' to '.join(ends)}",
+                text,
                 (at[index], share[index]),
                 (0, -5),
                 textcoords="offset points",
                 fontsize=FONT,
                 color=_MEAN,
-                ha="left" if across < 0.2 else "right" if across > 0.8 else "center",
+                ha=side,
                 va="top",
                 path_effects=[withStroke(linewidth=2.0, foreground="white")],
                 zorder=4,
