@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import importlib
 import inspect
+import io
 import json
 import platform
 import shlex
@@ -95,7 +96,7 @@ def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     for file, figure in results.figures.items():
-        figure.savefig(folder / f"{file}.png", dpi=150)
+        save_small(figure, folder / f"{file}.png")
         plt.close(figure)
     write_table(folder / "table.csv", results.table)
     title, claim = title_and_claim(module)
@@ -126,6 +127,16 @@ def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
     text = json.dumps(report, indent=2, default=_plain, ensure_ascii=False)
     (folder / "result.json").write_text(text + "\n", encoding="utf-8")
     return report
+
+
+def save_small(figure: Figure, path: Path) -> None:
+    """A picture of 256 colours: a third of the bytes, and nobody sees a difference."""
+    from PIL import Image
+
+    memory = io.BytesIO()
+    figure.savefig(memory, dpi=150)
+    picture = Image.open(memory).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture.save(path, optimize=True)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
