@@ -52,6 +52,8 @@ def on_config(config):
 def on_files(files, config):
     """Add the guide, its pictures, and a page for each part of the API."""
     guide = (ROOT / "README.md").read_text()
+    # What lies in the repository is named there, and cannot be followed from here.
+    guide = re.sub(r"\[(`[^`]+`)\]\((?!http)[^)]*\.py\)", r"\1", guide)
     files.append(File.generated(config, "index.md", content=guide))
     for picture in sorted(set(re.findall(r"\]\(([^)]*\.png)\)", guide))):
         files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
