@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import xarray as xr
 
 import bnjax as bn
-from bnjax.sweeps import _sweep
+from bnjax.sweeps import _others, _sweep, _work
 
 CHUNK, CHUNKS = 8, 16
 SLOW = 200_000  # steps of a loop that make a chunk take some milliseconds
@@ -87,7 +87,7 @@ def is_running(child):
 
 def note_what_is_computed(path):
     """Have chunks noted when they are begun and when they are computed but not yet written."""
-    begin, write = _sweep.Program.start, _sweep._Work._write
+    begin, write = _work.Program.start, _work.Work._write
 
     def note(word):
         with open(path, "a") as file:
@@ -101,7 +101,7 @@ def note_what_is_computed(path):
         note("computed")
         return write(self, chunk, results)
 
-    _sweep.Program.start, _sweep._Work._write = begins, writes
+    _work.Program.start, _work.Work._write = begins, writes
 
 
 def noted(path):
@@ -304,7 +304,7 @@ def run(store, **options):
             int(process),
             heartbeat_timeout_seconds=int(options.pop("heartbeat", 100)),
         )
-    _sweep._VISIBLE_SECONDS = float(options.pop("visible", 60.0))
+    _others.VISIBLE_SECONDS = float(options.pop("visible", 60.0))
     check, seconds = _sweep.Store.done, float(options.pop("check", 0.0))
     _sweep.Store.done = lambda *args: time.sleep(seconds) or check(*args)
     numbers = {name: int(value) for name, value in options.items()}

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import itertools
 import os
-import signal
 import sys
-import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,24 +20,21 @@ from numpy.typing import NDArray
 from .._check import check_key
 from .._devices import mesh
 from ..learning._memory_limit import available_memory
-from ._axes import STATUS, Axes, check_arguments, read_axes
+from ._axes import Axes, check_arguments, read_axes
 from ._chunks import cut
 from ._configuration import about, configuration_of, read_labels
-from ._program import Cell, CellStatus, Program, Tile, compile_tile, default_block, trace
+from ._others import Others, appeared, sees_others, wait_for_others
+from ._program import Cell, CellStatus, Program, compile_tile, default_block, trace
 from ._status import one_failure, place
 from ._store import Layout, Log, Store, create, differences
+from ._work import CHUNK_BYTES, Work
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_CHUNK_BYTES = 2**26  # of the results of a chunk
 _CHUNK_SECONDS = 10.0
 _SHORT_SECONDS = 0.1
 _FEWEST_CHUNKS = 32  # of a process, as long as each is worth the trouble
-_AHEAD = 4  # tiles that are begun before results are awaited, if these are not large
-_POLL_SECONDS = 0.2
-_WAIT_MS = 86_400_000  # for a process that is alive; the coordinator notices those that are not
-_VISIBLE_SECONDS = 60.0  # until file systems of clusters show all hosts what one has made
 
 
 def sweep(
@@ -202,7 +193,7 @@ def run(
     labels = read_labels(grid, cell.outputs, dims, coords, attrs, may_be_nan)
     wanted = configuration_of(function, grid, cell, key, labels)
     compiled = functools.cache(functools.partial(compile_tile, cell, grid, key, labels.may_be_nan))
-    others = _Others()
+    others = Others()
     with others:
         existing = Store(path) if _is_there(path) else None
         if existing is not None:
@@ -223,10 +214,10 @@ def run(
         damaged.mend(layout(damaged.chunks.box))
 
     with _opened(existing, make, mend, path, wanted, others) as (opened, log, done):
-        seen = _sees_others(opened)
-        work = _Work(opened, lambda: compiled(opened.block), log, progress, again, say)
+        seen = sees_others(opened)
+        work = Work(opened, lambda: compiled(opened.block), log, progress, again, say)
         work.do(done, rerun_failed)
-    _wait_for_others(opened, seen, again)
+    wait_for_others(opened, seen, again)
     if jax.process_index() == 0:
         _warn_of_failures(opened)
     return xr.open_zarr(path)
@@ -301,7 +292,7 @@ def _default_chunk(program: Program, cell: Cell, axes: Axes) -> int:
     if few * each < _SHORT_SECONDS:  # of which most may be what the first time takes
         each = _seconds(program, few)
     free = [x for x in (available_memory(), _free_device_memory()) if x is not None]
-    most = min([_CHUNK_BYTES, *(x // 16 for x in free)]) // cell.nbytes
+    most = min([CHUNK_BYTES, *(x // 16 for x in free)]) // cell.nbytes
     most = min(most, int(_CHUNK_SECONDS / each))
     worthwhile = max(few, min(program.tile, most, mine))
     return max(worthwhile, min(most, -(-mine // _FEWEST_CHUNKS)))
@@ -321,7 +312,7 @@ def _opened(
     mend: Callable[[Store], None],
     path: Path,
     wanted: Mapping[str, Any],
-    others: _Others,
+    others: Others,
 ) -> Iterator[tuple[Store, Log, NDArray[np.bool_]]]:
     """The store, this process's right to write to it, and which of its chunks are done.
 
@@ -349,7 +340,7 @@ def _opened(
                 told = others.hear()
                 if not told:
                     raise RuntimeError("the sweep's first process could not open the store.")
-                store = _appeared(path)
+                store = appeared(path)
                 _check_same(store, wanted, None)
                 log = stack.enter_context(store.lease(process))
                 done = np.frombuffer(told, bool)
@@ -361,274 +352,6 @@ def _opened(
             chunks=int((~done).sum()),
         )
         yield store, log, done
-
-
-def _appeared(path: Path) -> Store:
-    """The store that the first process made, as soon as this one sees it."""
-    for _ in range(int(_VISIBLE_SECONDS / _POLL_SECONDS)):
-        with contextlib.suppress(ValueError):
-            return Store(path)
-        time.sleep(_POLL_SECONDS)
-    return Store(path)
-
-
-class _Others:
-    """What the processes of a sweep have to say to each other before they begin.
-
-    Used as a context, it lets the others know if what is done in it fails.
-
-    Through JAX's coordinator, which knows who is alive. The devices would do as well, but some of
-    them give up after 30 seconds: one process may check a store, or compile, for longer than that.
-    """
-
-    _calls = itertools.count()  # the same in all, as all make the same calls
-
-    def __init__(self) -> None:
-        self._name = f"bnjax/sweep/{next(self._calls)}"
-        self._number, self._several = jax.process_index(), jax.process_count() > 1
-
-    def tell(self, what: bytes) -> None:
-        """Let the first process tell all others something."""
-        self._set("told", what)
-
-    def hear(self) -> bytes:
-        """What the first process tells, nothing if it failed."""
-        return self._get("told")
-
-    def meet(self) -> None:
-        """Wait until all are there, or raise if one has failed."""
-        if self._number == 0:
-            there = [self._get(f"there/{i}") for i in range(1, jax.process_count())]
-            self._set("all there", b"yes" if all(there) else b"")
-            fine = all(there)
-        else:
-            self._set(f"there/{self._number}", b"yes")
-            fine = self._get("all there")
-        if not fine:
-            raise RuntimeError("another process of the sweep could not open the store.")
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, error: object, *_: object) -> None:
-        if error is not None:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the others are gone
-                self._set("told" if self._number == 0 else f"there/{self._number}", b"")
-
-    def _set(self, key: str, value: bytes) -> None:
-        if self._several:
-            self._client().key_value_set_bytes(f"{self._name}/{key}", value)
-
-    def _get(self, key: str) -> bytes:
-        try:
-            return self._client().blocking_key_value_get_bytes(f"{self._name}/{key}", _WAIT_MS)
-        except jax.errors.JaxRuntimeError as error:
-            raise RuntimeError(
-                "another process of the sweep ended while the store was being opened. Make the "
-                "same call again to go on."
-            ) from error
-
-    @staticmethod
-    def _client() -> Any:
-        from jax._src import distributed  # there is no public way
-
-        return distributed.global_state.client
-
-
-class _Work:
-    """The chunks of one process, computed one after the other while the last is written."""
-
-    def __init__(
-        self,
-        store: Store,
-        program: Callable[[], Program],
-        log: Log,
-        progress: Callable[[int, int], None] | None,
-        again: str,
-        say: Callable[[str], None],
-    ):
-        self.store, self.program, self.log, self.progress = store, program, log, progress
-        self.again, self.say = again, say
-        self.cells = 0
-        self.total = 0
-
-    def do(self, done: NDArray[np.bool_], rerun_failed: bool) -> None:
-        """Compute what is missing, and what failed if asked."""
-        missing = self._mine(np.flatnonzero(~done))
-        finished = self._mine(np.flatnonzero(done))
-        self.total = sum(self._size(chunk) for chunk in [*missing, *finished])
-        self.cells = sum(self._size(chunk) for chunk in finished)
-        repeats = finished if rerun_failed else []
-        with _terminable(self._how_to_go_on, self.say) as stopped, ThreadPoolExecutor(1) as writer:
-            for chunk in repeats:
-                if not stopped.is_set():
-                    self._repeat(chunk)
-            if missing:
-                self._compute(missing, self.program(), stopped, writer)
-
-    def _how_to_go_on(self) -> str:
-        return (
-            f"terminated; {self.cells:,} of {self.total:,} cells are done in {self.store.path}. "
-            f"{self.again[0].upper()}{self.again[1:]} goes on"
-        )
-
-    def _mine(self, chunks: NDArray[np.intp]) -> list[int]:
-        return [int(chunk) for chunk in chunks[jax.process_index() :: jax.process_count()]]
-
-    def _size(self, chunk: int) -> int:
-        return int(np.prod(self.store.chunks.extent(chunk)))
-
-    def _compute(
-        self,
-        chunks: Sequence[int],
-        program: Program,
-        stopped: threading.Event,
-        writer: ThreadPoolExecutor,
-    ) -> None:
-        """Compute chunks, and write each while the next is computed.
-
-        A few tiles are begun ahead of the one whose results are awaited, also across the border
-        between two chunks, so that devices do not wait for the host.
-        """
-        ahead = max(1, min(_AHEAD, _CHUNK_BYTES // program.nbytes))
-        unsafe: deque[_Unsafe] = deque()
-        began = time.monotonic()
-
-        def fetch(chunk: _Unsafe) -> None:
-            where, tile = chunk.tiles.popleft()
-            program.fetch(tile, {name: x[where] for name, x in chunk.results.items()})
-            if where.stop == self._size(chunk.number):
-                chunk.writing = writer.submit(self._write, chunk.number, chunk.results)
-
-        def finish(chunk: _Unsafe) -> None:
-            nonlocal began
-            while chunk.tiles and not stopped.is_set():
-                fetch(chunk)
-            if chunk.writing is not None:
-                chunk.writing.result()
-                began = self._written(chunk.number, began)
-
-        for number in chunks:
-            # No more than one is ever computed and not safe while another is being computed.
-            if len(unsafe) == 2:
-                finish(unsafe.popleft())
-            if stopped.is_set():
-                break
-            cells = self.store.chunks.cells(number)
-            unsafe.append(_Unsafe(number, program.room(len(cells))))
-            for begin in range(0, len(cells), program.tile):
-                if stopped.is_set():
-                    break
-                where = slice(begin, min(begin + program.tile, len(cells)))
-                unsafe[-1].tiles.append((where, program.start(cells[where])))
-                if sum(len(chunk.tiles) for chunk in unsafe) > ahead:
-                    fetch(next(chunk for chunk in unsafe if chunk.tiles))
-        while unsafe:
-            finish(unsafe.popleft())
-
-    def _write(self, chunk: int, results: Mapping[str, NDArray[Any]]) -> None:
-        with self._told():
-            self.store.write(chunk, results)
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say what a disk that refuses means."""
-        try:
-            yield
-        except OSError as error:
-            said = f"{self.cells:,} of {self.total:,} cells are done and safe"
-            raise OSError(
-                error.errno,
-                f"a chunk of {self.store.path} could not be written: {error.strerror or error}; "
-                f"{said}. When that is mended, {self.again} goes on",
-            ) from error
-
-    def _written(self, chunk: int, began: float) -> float:
-        size, now = self._size(chunk), time.monotonic()
-        self.cells += size
-        with self._told():
-            self.log.chunk(chunk, size, now - began)
-        if self.progress is not None:
-            self.progress(self.cells, self.total)
-        return now
-
-    def _repeat(self, chunk: int) -> None:
-        """Compute the failed cells of a chunk again."""
-        status = self.store.read(chunk, (STATUS,))[STATUS]
-        failed = np.flatnonzero(status != CellStatus.OK)
-        if failed.size:
-            old, program = self.store.read(chunk), self.program()
-            numbers = (self.store.chunks.cells(chunk).start + failed).astype(np.uint32)
-            new = program.room(failed.size)
-            for begin in range(0, failed.size, program.tile):
-                some = slice(begin, begin + program.tile)
-                started = program.start(numbers[some])
-                program.fetch(started, {name: x[some] for name, x in new.items()})
-            for name, values in new.items():
-                old[name][failed] = values
-            self._write(chunk, old)
-
-
-@dataclasses.dataclass
-class _Unsafe:
-    """A chunk that has been begun and is not on the disk."""
-
-    number: int
-    results: dict[str, NDArray[Any]]
-    tiles: deque[tuple[slice, Tile]] = dataclasses.field(default_factory=deque)
-    """Those that have been begun and not fetched, and where their results belong."""
-    writing: Future[None] | None = None
-
-
-@contextlib.contextmanager
-def _terminable(
-    message: Callable[[], str], say: Callable[[str], None]
-) -> Iterator[threading.Event]:
-    """Let SIGTERM say when to stop; afterwards it does what it would have done."""
-    stopped = threading.Event()
-    before = signal.getsignal(signal.SIGTERM)
-    only_main = threading.current_thread() is threading.main_thread()  # may ask for signals
-    if not only_main or before is signal.SIG_IGN:
-        yield stopped
-        return
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-        if stopped.is_set():
-            say(f"bnjax: {message()}.")
-            signal.raise_signal(signal.SIGTERM)
-    if stopped.is_set():  # and the caller's own way with signals is to live on
-        raise RuntimeError(f"{message()}.")
-
-
-def _sees_others(store: Store) -> bool:
-    """Whether this process can tell from the leases which of the others are alive.
-
-    Some file systems of clusters keep the locks of each host to themselves.
-    """
-    return {*range(jax.process_count())} - {jax.process_index()} <= {*store.writers()}
-
-
-def _wait_for_others(store: Store, seen: bool, again: str) -> None:
-    """Wait while other processes of this sweep are at work."""
-    if jax.process_count() == 1:
-        return
-    alone_since = None
-    begun = store.begun()
-    while not begun.all() or (seen and store.writers()):
-        if not seen or store.writers():
-            alone_since = None
-        elif alone_since is None:
-            alone_since = time.monotonic()
-        elif time.monotonic() - alone_since > _VISIBLE_SECONDS:
-            raise RuntimeError(
-                f"{(~begun).sum()} of {begun.size} chunks of {store.path} are missing, because the "
-                f"process that was to compute them ended. To go on: {again}."
-            )
-        time.sleep(_POLL_SECONDS)
-        begun |= store.begun(~begun)  # there may be very many, and others poll as well
 
 
 def _warn_of_failures(store: Store) -> None:
