@@ -50,6 +50,11 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with what takes longest: at the end, one process would wait for it alone."""
+    items.sort(key=lambda item: item.name != "test_readme_runs")
+
+
 @pytest.fixture
 def x64():
     """64-bit JAX for the length of one test."""
