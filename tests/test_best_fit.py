@@ -10,8 +10,7 @@ import bnjax as bn
 from bnjax.learning._best_fit import best_fit_dynamics
 from tests.oracles.random_problems import KINDS, random_problem, reduced_form
 
-# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
-# and `test_diagram`.
+# Solvers are run at every size here; as users run them, in `test_equilibria` and `test_diagram`.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 

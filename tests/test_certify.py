@@ -20,8 +20,7 @@ from bnjax.problem import Problem
 from tests.oracles import bimatrix, closed_forms, exact
 from tests.oracles.random_problems import KINDS, random_problem, reduced_form
 
-# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
-# and `test_diagram`.
+# Solvers are run at every size here; as users run them, in `test_equilibria` and `test_diagram`.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TOL = 1e-9

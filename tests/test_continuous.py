@@ -17,6 +17,9 @@ from bnjax.equilibrium._solve import solve
 from bnjax.equilibrium._tolerance import default_tolerance
 from tests.oracles import two_rates
 
+# As users run them, continua are solved in `test_equilibria` and `test_diagram`.
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 UNDECIDED = int(bn.Certainty.UNDECIDED)
 _BATCH = 48
 

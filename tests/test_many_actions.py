@@ -20,8 +20,7 @@ from bnjax.equilibrium._tolerance import default_tolerance
 from tests.oracles import exact, random_problems
 from tests.oracles.random_problems import random_problem
 
-# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
-# and `test_diagram`.
+# Solvers are run at every size here; as users run them, in `test_equilibria` and `test_diagram`.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 

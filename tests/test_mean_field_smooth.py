@@ -15,8 +15,7 @@ from bnjax.learning._mean_field import mean_field
 from bnjax.learning._mean_field_result import Motion
 from tests.oracles import closed_forms
 
-# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
-# and `test_diagram`.
+# Solvers are run at every size here; as users run them, in `test_equilibria` and `test_diagram`.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 

@@ -11,8 +11,7 @@ import pytest
 import bnjax as bn
 from tests.oracles import random_problems
 
-# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
-# and `test_diagram`.
+# Solvers are run at every size here; as users run them, in `test_equilibria` and `test_diagram`.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 GOOD = dict(

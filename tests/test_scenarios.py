@@ -9,8 +9,7 @@ import bnjax as bn
 from bnjax.equilibrium._public import solve_all
 from tests.oracles import closed_forms
 
-# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
-# and `test_diagram`.
+# Solvers are run at every size here; as users run them, in `test_equilibria` and `test_diagram`.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PHASE = {phase.name: int(phase) for phase in bn.Phase}
@@ -129,6 +128,7 @@ def test_deception_has_the_four_cases_of_the_theorem():
     assert absorbing[off].all()  # complying teaches nothing
 
 
+@pytest.mark.slow  # the best-fit dynamics know that complying teaches nothing
 def test_deception_complying_is_absorbing_but_not_stable_below_the_threshold():
     found = bn.equilibria(bn.scenarios.deception(p_detect=0.1))
     comply = np.asarray(found.valid) & (np.asarray(found.strategy)[:, 1] == 1)

@@ -244,6 +244,7 @@ def test_the_kernel_is_timed_where_there_is_a_gpu(tmp_path, capsys):
         assert "needs an NVIDIA GPU" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # its peers are compared with the library above
 def test_the_benchmark_runs_and_its_peers_agree(tmp_path):
     out = tmp_path / "report.json"
     done = subprocess.run(

@@ -20,7 +20,7 @@ import xarray as xr
 import zarr
 
 import bnjax as bn
-from bnjax.sweeps import CellStatus, _program, _sweep
+from bnjax.sweeps import CellStatus, _program, _sweep, _work
 from bnjax.sweeps._axes import read_axes
 from bnjax.sweeps._chunks import Chunks, cut
 from bnjax.sweeps._program import compile_tile, default_block, trace
@@ -139,7 +139,7 @@ def test_chunks_of_several_tiles(swept, stores, monkeypatch):
     # Two in a chunk, and one in the last, which is shorter.
     monkeypatch.setattr(_program, "_SHARE_CELLS", 32)
     for ahead in (1, 4):
-        monkeypatch.setattr(_sweep, "_AHEAD", ahead)
+        monkeypatch.setattr(_work, "_AHEAD", ahead)
         done = bn.sweep(everything, AXES, store=stores / f"tiles-{ahead}", key=KEY, chunk=45).load()
         assert Store(stores / f"tiles-{ahead}").chunks.box == (2, 3, 2, 3)
         for name, values in swept.data_vars.items():

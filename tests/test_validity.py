@@ -12,8 +12,7 @@ from tests.oracles import exact, random_problems
 from tests.oracles.random_problems import KINDS, random_problem
 from tests.test_equilibria import padded
 
-# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
-# and `test_diagram`.
+# Solvers are run at every size here; as users run them, in `test_equilibria` and `test_diagram`.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 INVALID = int(bn.Phase.INVALID)

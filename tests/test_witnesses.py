@@ -11,8 +11,7 @@ from tests.oracles import witness as oracle
 from tests.oracles.random_problems import KINDS, random_problem, reduced_form
 from tests.test_certify import Reduced
 
-# Solvers are run at every size here; as users run them, in `test_equilibria`, `test_continuous`
-# and `test_diagram`.
+# Solvers are run at every size here; as users run them, in `test_equilibria` and `test_diagram`.
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TERMS = {"exploration": 0.0, "tol_fit": 1e-9, "tol_payoff": 1e-9}
