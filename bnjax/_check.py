@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -138,11 +139,22 @@ def whole(name: str, value: Any) -> int:
     return int(value)
 
 
+def is_typed_key(value: Any) -> bool:
+    """Whether it is an array of JAX keys, and not of their words."""
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """End of a message about an unknown name: the nearest one that is known."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f": did you mean `{near[0]}`?" if near else "."
+
+
 def check_key(key: Any) -> None:
     """Raise unless it is one JAX key, typed or raw."""
     fine = isinstance(key, (jax.Array, np.ndarray))
-    if fine and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        fine = key.ndim == 0
+    if is_typed_key(key):
+        fine = fine and key.ndim == 0
     elif fine:
         fine = key.dtype == jnp.uint32 and key.ndim == 1
     if not fine:

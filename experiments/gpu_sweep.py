@@ -83,15 +83,7 @@ def run(quick: bool, points: int | None = None, store: Path | None = None) -> Re
 def _sweep(what, store):
     """The results, cells a second (NaN if there was nothing to do), and chunks computed."""
     steps = []
-    data = bn.sweep(
-        what.function,
-        what.axes,
-        store=store,
-        dims=what.dims,
-        coords=what.coords,
-        attrs=what.attrs,
-        progress=lambda done, total: steps.append(done),
-    )
+    data = bn.sweep(**what, store=store, progress=lambda done, total: steps.append(done))
     return data, bn.sweeps.status(store).rate, len(steps)
 
 
@@ -103,7 +95,7 @@ def _disagreements(what, data) -> int:
         name: np.asarray(data[name].values[i], np.float32)
         for name, i in zip(data.phase.dims, where, strict=True)
     }
-    one = jax.jit(lambda cell: what.function(**cell)["phase"])
+    one = jax.jit(lambda cell: what["function"](**cell)["phase"])
     found = [int(one({k: x[i] for k, x in values.items()})) for i in range(_LOOKED_UP)]
     return int((np.array(found) != data.phase.values[tuple(where)]).sum())
 

@@ -177,7 +177,7 @@ def test_config_of_a_function_of_ones_own():
 def test_example_is_valid_and_names_every_key():
     text = (ROOT / "experiments" / "sweep.toml").read_text()
     config = read_config(text)
-    assert asked(config, ROOT).chunk is None
+    assert asked(config, ROOT)["chunk"] is None
     for key in [*_config._KEYS, *_config._SIMULATE]:
         assert re.search(rf"\b{key}\b", text), key
     # What is commented out is valid too, where it belongs.
@@ -306,14 +306,7 @@ exploration = [0.0, 0.2]
 '''
     config = read_config(text)
     what = asked(config, Path.cwd())
-    done = bn.sweep(
-        what.function,
-        what.axes,
-        store=tmp_path / "s",
-        dims=what.dims,
-        coords=what.coords,
-        attrs=what.attrs,
-    ).load()
+    done = bn.sweep(**what, store=tmp_path / "s").load()
     import importlib
 
     bets = importlib.import_module(MODULE).bets

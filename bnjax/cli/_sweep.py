@@ -33,7 +33,6 @@ from ._common import (
 )
 
 _INCOMPLETE = 1  # exit status
-_FINE = (CellStatus.MISSING, CellStatus.OK)
 _CLUSTER = [
     click.option(
         "--distributed",
@@ -266,15 +265,8 @@ def _go(
             warnings.filterwarnings("ignore", ".* cells of .* failed", RuntimeWarning)
             try:
                 run(
-                    what.function,
-                    what.axes,
+                    **what,
                     store=store,
-                    key=what.key,
-                    dims=what.dims,
-                    coords=what.coords,
-                    attrs=what.attrs,
-                    may_be_nan=what.may_be_nan,
-                    chunk=what.chunk,
                     rerun_failed=rerun_failed,
                     progress=report,
                     extra={"command": {"toml": config.text, "folder": str(folder)}},
@@ -544,7 +536,7 @@ def _print_cells(report: Mapping[str, Any]) -> Console:
     for name, number in report["counts"].items():
         code = CellStatus[name]
         if number or code == CellStatus.OK:
-            style = "" if code in _FINE else "red"
+            style = "red" if code.is_failure else ""
             meaning = meaning_of(CellStatus, name).replace("``", "")
             table.add_row(Text(name, style=style), f"{number:,}", _share(number, total), meaning)
     console.print(table)
@@ -552,7 +544,7 @@ def _print_cells(report: Mapping[str, Any]) -> Console:
 
 
 def _print_failed(console: Console, report: Mapping[str, Any]) -> None:
-    number = sum(n for name, n in report["counts"].items() if CellStatus[name] not in _FINE)
+    number = sum(n for name, n in report["counts"].items() if CellStatus[name].is_failure)
     if number:
         console.print(
             Text(

@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike
 
 from .._check import check_exploration, check_key, is_concrete, whole
 from .._devices import mesh
+from .._provenance import provenance, words_of
 from .._scenario import find_scenario
 from ..belief import AbstractMemory, PerfectMemory, check_memory
 from ..equilibrium._solve import check_rows
@@ -186,12 +187,8 @@ def phase_diagram(
         "max_equilibria": max_equilibria,
         "method": method,
         **(_about_population(simulated, key, policy, memory) if simulated else {}),
-        "precision": str(jnp.result_type(float)),
-        "platform": jax.default_backend(),
-        "device": jax.local_devices()[0].device_kind,
+        **provenance(),
         "num_devices": plan.num_devices,
-        "bnjax_version": _bnjax_version(),
-        "jax_version": jax.__version__,
     }
     return label(grid, cells, coordinates, attributes)
 
@@ -229,14 +226,13 @@ def _about_population(
     simulated: Simulated, key: Any, policy: AbstractPolicy | None, memory: AbstractMemory | None
 ) -> dict[str, Any]:
     """All that it takes to simulate the same populations again."""
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    words = jax.random.key_data(key) if typed else key
+    words, impl = words_of(key)
     return {
         **dataclasses.asdict(simulated),
         "policy": _described(BestResponse() if policy is None else policy),
         "memory": _described(PerfectMemory() if memory is None else memory),
-        "key": np.asarray(words),
-        "key_impl": str(jax.random.key_impl(key)),
+        "key": words,
+        "key_impl": impl,
     }
 
 
@@ -252,9 +248,3 @@ def _described(module: eqx.Module) -> str:
 def _short(number: Array) -> float:
     """The shortest number that rounds to this one: 2e-06, not 1.9999999949504854e-06."""
     return float(str(np.asarray(number)[()]))
-
-
-def _bnjax_version() -> str:
-    from .. import __version__
-
-    return __version__

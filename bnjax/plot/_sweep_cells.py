@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from .._check import suggestion
 from ..sweeps import CellStatus
 
 MOST = 600  # cells along an axis: as many as a column has dots in print
@@ -132,7 +132,7 @@ def _variable(dataset: xr.Dataset, name: str | None) -> str:
     if name not in [*outputs, _STATUS]:
         raise ValueError(
             f"`variable` must be one of {', '.join([*outputs, _STATUS])}; got {name!r}"
-            f"{_nearest(name, outputs)}"
+            f"{suggestion(name, outputs)}"
         )
     return name
 
@@ -165,14 +165,9 @@ def _dim_of(dataset: xr.Dataset, data: xr.DataArray, argument: str, name: str) -
     if name not in known:
         raise ValueError(
             f"`{argument}` must name what `{data.name}` varies with: {', '.join(known) or 'none'}; "
-            f"got {name!r}{_nearest(name, known)}"
+            f"got {name!r}{suggestion(name, known)}"
         )
     return known[name]
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f": did you mean `{near[0]}`?" if near else "."
 
 
 def _values(dataset: xr.Dataset, dim: str, name: str) -> np.ndarray:
@@ -195,7 +190,7 @@ def _selected(
             if wanted not in names:
                 raise ValueError(
                     f"`select` must be one of {', '.join(names)} for {name}; got {wanted!r}"
-                    f"{_nearest(str(wanted), names)}"
+                    f"{suggestion(str(wanted), names)}"
                 )
             chosen[dim] = names.index(str(wanted))
             notes.append(f"{name} = {wanted}")

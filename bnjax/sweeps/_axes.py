@@ -79,15 +79,22 @@ def _check_cells(number: int) -> None:
         )
 
 
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """Parameters by name, None if it takes any."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # built in C: nothing is known, so anything may be right
+        return None
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return None if takes_any else parameters
+
+
 def check_arguments(function: Callable[..., Any], axes: Axes, with_key: bool) -> None:
     """Raise unless the function takes what the axes give it, and nothing more."""
     if not callable(function):
         raise ValueError(f"`function` must be a function of scalars; got {function!r}.")
-    try:
-        parameters = inspect.signature(function).parameters
-    except ValueError:  # built in C: nothing is known, so anything may be right
-        return
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    parameters = parameters_of(function)
+    if parameters is None:
         return
     named = {
         n: p for n, p in parameters.items() if p.kind not in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)

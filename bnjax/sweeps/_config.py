@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import scenarios
+from .._check import suggestion
 from .._learners import DEFAULTS, MEMORIES, POLICIES, TIES, memory_of, policy_of
 from ._axes import read_axes
 
@@ -133,12 +133,6 @@ def read_config(text: str) -> SweepConfig:
 def spelled(name: str, value: str | None = None) -> str:
     """How a TOML spells a setting of the learners."""
     return f"simulate.{name}" if value is None else f'simulate.{name} = "{value}"'
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """End of a message about an unknown name: the nearest one that is known."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f": did you mean `{near[0]}`?" if near else "."
 
 
 def _check(table: str, given: Mapping[str, Any], kinds: Mapping[str, type]) -> None:

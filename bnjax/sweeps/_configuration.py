@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
 
+from .._provenance import provenance, words_of
 from ._axes import STATUS, Axes, as_names
 from ._program import Cell, Output
 
@@ -180,7 +181,7 @@ def configuration_of(
             for dim, columns in axes.columns.items()
         },
         "order": list(axes.dims),
-        "key": None if key is None else key_words(key),
+        "key": None if key is None else _key_words(key),
         "outputs": {
             output.name: {
                 "shape": list(output.shape),
@@ -204,16 +205,10 @@ def configuration_of(
 
 def about(function: Callable[..., Any], key: Array | None) -> dict[str, Any]:
     """Attributes of the store for people."""
-    from .. import __version__
-
     return {
         "function": title(function),
-        **({} if key is None else {"key": key_words(key)}),
-        "precision": jnp.result_type(float).name,
-        "platform": jax.default_backend(),
-        "device": jax.local_devices()[0].device_kind,
-        "bnjax_version": __version__,
-        "jax_version": jax.__version__,
+        **({} if key is None else {"key": _key_words(key)}),
+        **provenance(),
     }
 
 
@@ -224,11 +219,9 @@ def title(function: Callable[..., Any]) -> str:
     return name.rpartition(".<locals>.")[2]
 
 
-def key_words(key: Array) -> dict[str, Any]:
-    """What makes a key: ``jax.random.wrap_key_data(words, impl=impl)``."""
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    words = jax.random.key_data(key) if typed else key
-    return {"words": np.asarray(words).tolist(), "impl": str(jax.random.key_impl(key))}
+def _key_words(key: Array) -> dict[str, Any]:
+    words, impl = words_of(key)
+    return {"words": words.tolist(), "impl": impl}
 
 
 def _described(values: NDArray[Any]) -> dict[str, Any]:

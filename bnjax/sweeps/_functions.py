@@ -5,10 +5,8 @@ Small types, and nothing that can be computed again from the rest: there may be 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._check import suggestion
 from .._learners import memory_of, policy_of
 from .._scenario import find_scenario
 from ..diagram._arguments import EXPLORATION
@@ -28,28 +27,15 @@ from ..equilibrium import Certainty, Phase
 from ..equilibrium._public import phase_of
 from ..equilibrium._solve import prepare, solve
 from ..problem import AbstractProblem
-from ._axes import KEY, read_axes
-from ._config import SweepConfig, spelled, suggestion
+from ._axes import KEY, parameters_of, read_axes
+from ._config import SweepConfig, spelled
+from ._program import argument_types
 
 _PAYOFF = {"long_name": "simulated payoff of a step, mean over agents", "units": "payoff"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """The arguments of `bnjax.sweep` that a configuration asks for."""
-
-    function: Callable[..., Any]
-    axes: Mapping[str, Any]
-    key: Array | None
-    dims: Mapping[str, Any]
-    coords: Mapping[str, Any]
-    attrs: Mapping[str, Mapping[str, Any]]
-    may_be_nan: tuple[str, ...]
-    chunk: int | None
-
-
-def asked(config: SweepConfig, folder: Path) -> Asked:
-    """Find or make the function of a configuration.
+def asked(config: SweepConfig, folder: Path) -> dict[str, Any]:
+    """The arguments of `bnjax.sweep` that a configuration asks for: its function is found or made.
 
     Parameters
     ----------
@@ -63,7 +49,7 @@ def asked(config: SweepConfig, folder: Path) -> Asked:
     """
     if config.is_own:
         function = _import(config.function, "function", folder)
-        named = _parameters(function)
+        named = parameters_of(function)
         for name in config.fixed:
             if named is not None and name not in named:
                 raise ValueError(
@@ -106,17 +92,17 @@ def _asked(
     dims: Mapping[str, Any],
     coords: Mapping[str, Any],
     attrs: Mapping[str, Mapping[str, Any]],
-) -> Asked:
-    return Asked(
-        function,
-        config.axes,
-        key,
-        {**dims, **config.dims},
-        {**coords, **config.coords},
-        {**attrs, **config.attrs},
-        config.may_be_nan,
-        config.chunk,
-    )
+) -> dict[str, Any]:
+    return {
+        "function": function,
+        "axes": config.axes,
+        "key": key,
+        "dims": {**dims, **config.dims},
+        "coords": {**coords, **config.coords},
+        "attrs": {**attrs, **config.attrs},
+        "may_be_nan": config.may_be_nan,
+        "chunk": config.chunk,
+    }
 
 
 def _key(seed: int | None) -> Array:
@@ -146,22 +132,12 @@ def _import(name: str, title: str, folder: Path) -> Callable[..., Any]:
     return function
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
-    """Parameters by name, None if it takes any."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except ValueError:  # built in C: nothing is known, so anything may be right
-        return None
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return None if takes_any else parameters
-
-
 # Scenarios.
 
 
 def _check_arguments(config: SweepConfig, make: Callable[..., AbstractProblem]) -> None:
     """Refuse axes and fixed arguments that the scenario does not have, or cannot vary."""
-    parameters = _parameters(make)
+    parameters = parameters_of(make)
     on_axes = read_axes(config.axes).values
     for table, names in (("axes", on_axes), ("fixed", config.fixed)):
         for name in names:
@@ -197,12 +173,8 @@ def _builder(
         exploration = values.pop(EXPLORATION, tremble)
         return make(**values, **fixed), exploration
 
-    values = read_axes(config.axes).values
     # As the cells get them, so that a scenario that cannot be traced says so here.
-    shapes = {
-        name: jax.ShapeDtypeStruct((), jnp.result_type(float if x.dtype.kind == "f" else x.dtype))
-        for name, x in values.items()
-    }
+    shapes = argument_types(read_axes(config.axes))
     try:
         like, _ = eqx.filter_eval_shape(build, shapes)
     except jax.errors.JAXTypeError as error:

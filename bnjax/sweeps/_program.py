@@ -25,6 +25,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, UInt
 from numpy.typing import NDArray
 
+from .._check import is_typed_key
 from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split
 from ._axes import KEY, STATUS, Axes
 
@@ -61,6 +62,11 @@ class CellStatus(enum.IntEnum):
     NONFINITE = 2
     NOT_CONVERGED = 3
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether a cell was computed and went wrong."""
+        return self > CellStatus.OK
+
 
 @dataclasses.dataclass(frozen=True)
 class Output:
@@ -73,6 +79,10 @@ class Output:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+STATUS_OUTPUT = Output(STATUS, (), np.dtype(np.uint8))
+"""What every cell gives besides: a code of `CellStatus`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +100,13 @@ class Cell:
     @property
     def nbytes(self) -> int:
         """Bytes of the results of a cell, its status included."""
-        return 1 + sum(output.nbytes for output in self.outputs)
+        return sum(output.nbytes for output in (*self.outputs, STATUS_OUTPUT))
 
 
 def trace(function: Callable[..., Any], axes: Axes, key: Array | None) -> Cell:
     """Trace the function for scalar arguments."""
-    types = {name: as_argument(values).dtype for name, values in axes.values.items()}
-    given: dict[str, Any] = {name: jax.ShapeDtypeStruct((), x) for name, x in types.items()}
+    arguments = argument_types(axes)
+    given: dict[str, Any] = dict(arguments)
     if key is not None:
         given[KEY] = jax.eval_shape(lambda k: k, key)
 
@@ -125,7 +135,7 @@ def trace(function: Callable[..., Any], axes: Axes, key: Array | None) -> Cell:
     for output in outputs:
         if [other.name for other in outputs].count(output.name) > 1:
             raise ValueError(f"`function` must name its outputs apart; two are `{output.name}`.")
-    return Cell(jaxpr, outputs, tuple(types), _fingerprint(jaxpr), _largest(jaxpr.jaxpr))
+    return Cell(jaxpr, outputs, tuple(arguments), _fingerprint(jaxpr), _largest(jaxpr.jaxpr))
 
 
 class _NotNumbers(Exception):
@@ -146,9 +156,15 @@ def as_argument(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(jnp.result_type(float if values.dtype.kind == "f" else int))
 
 
+def argument_types(axes: Axes) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a cell gets of each argument."""
+    types = {name: as_argument(values).dtype for name, values in axes.values.items()}
+    return {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in types.items()}
+
+
 def _output(path: Sequence[Any], leaf: Any) -> Output:
     name = jax.tree_util.keystr(tuple(path), simple=True, separator=".") or "result"
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_typed_key(leaf):
         raise ValueError(f"`function` must return numbers; its output `{name}` is a key of JAX.")
     dtype = np.dtype(leaf.dtype)
     if dtype.kind not in "biufc":
@@ -164,14 +180,12 @@ def _fingerprint(closed: ClosedJaxpr) -> str:
     digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)).encode())
     for inner in _closed(closed):
         for constant in inner.consts:
-            array = np.asarray(jax.random.key_data(constant) if _is_key(constant) else constant)
+            array = np.asarray(
+                jax.random.key_data(constant) if is_typed_key(constant) else constant
+            )
             digest.update(f"{array.shape}{array.dtype}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _is_key(value: Any) -> bool:
-    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _closed(closed: ClosedJaxpr) -> list[ClosedJaxpr]:
@@ -241,7 +255,8 @@ class Program:
     block: int
     share: int
     """Cells of a device: whole blocks."""
-    outputs: tuple[Output, ...]
+    results: tuple[Output, ...]
+    """Outputs, and the status."""
     run: Callable[..., Any]
     inputs: tuple[Any, ...]
     steps: Array
@@ -256,7 +271,7 @@ class Program:
     @property
     def nbytes(self) -> int:
         """Bytes of the results of a tile."""
-        return self.tile * (1 + sum(output.nbytes for output in self.outputs))
+        return self.tile * sum(result.nbytes for result in self.results)
 
     def start(self, cells: range | NDArray[np.uint32]) -> Tile:
         """Start computing up to a tile of cells: consecutive numbers, or any."""
@@ -281,17 +296,15 @@ class Program:
 
     def fetch(self, tile: Tile, into: Mapping[str, NDArray[Any]]) -> None:
         """Wait for a tile, and put its results into arrays [cells, ...] by name."""
-        names = (*(output.name for output in self.outputs), STATUS)
         begin = 0
         for part, count in zip(tile.parts, tile.counts, strict=True):
-            for name, values in zip(names, part, strict=True):
-                into[name][begin : begin + count] = np.asarray(values)[:count]
+            for result, values in zip(self.results, part, strict=True):
+                into[result.name][begin : begin + count] = np.asarray(values)[:count]
             begin += count
 
     def room(self, cells: int) -> dict[str, NDArray[Any]]:
         """Arrays [cells, ...] for what so many cells give, by name."""
-        status = Output(STATUS, (), np.dtype(np.uint8))
-        return {x.name: np.empty((cells, *x.shape), x.dtype) for x in (*self.outputs, status)}
+        return {x.name: np.empty((cells, *x.shape), x.dtype) for x in self.results}
 
 
 def compile_tile(
@@ -306,6 +319,7 @@ def compile_tile(
     along = [axes.dims.index(axes.dim_of(name)) for name in arguments]
     order = sorted([*arguments, KEY] if key is not None else arguments)  # as JAX flattens a dict
     compute = jaxpr_as_fun(cell.jaxpr)
+    given_back = (*cell.outputs, STATUS_OUTPUT)
 
     def one(
         values: list[Array], key: Array | None, number: UInt[Array, ""]
@@ -321,9 +335,7 @@ def compile_tile(
 
     def work(values: list[Array], key: Array | None, steps: Array, place: Array) -> list[Array]:
         first, count = place[0]
-        whole = [
-            jnp.zeros((fits, block, *output.shape), output.dtype) for output in cell.outputs
-        ] + [jnp.zeros((fits, block), jnp.uint8)]
+        whole = [jnp.zeros((fits, block, *x.shape), x.dtype) for x in given_back]
 
         # Not `lax.map`: the last tile of a chunk is seldom full.
         def step(i: Array, whole: list[Array]) -> list[Array]:
@@ -351,7 +363,7 @@ def compile_tile(
     steps = jax.device_put(np.tile(np.arange(share, dtype=np.uint32), mesh().size), split())
     place = jax.ShapeDtypeStruct((mesh().size, 2), np.uint32, sharding=split())
     compiled = jax.jit(tile).lower(*inputs, steps, place).compile()
-    return Program(block, share, cell.outputs, compiled, inputs, steps, _memory(compiled))
+    return Program(block, share, given_back, compiled, inputs, steps, _memory(compiled))
 
 
 def _index_type(shape: tuple[int, ...]) -> Any:

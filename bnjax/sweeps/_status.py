@@ -48,8 +48,7 @@ class SweepStatus:
     @property
     def failed(self) -> int:
         """Cells that were computed and went wrong."""
-        fine = (CellStatus.MISSING, CellStatus.OK)
-        return sum(number for code, number in self.counts.items() if code not in fine)
+        return sum(number for code, number in self.counts.items() if code.is_failure)
 
     @property
     def complete(self) -> bool:
@@ -114,7 +113,7 @@ def one_failure(store: Store) -> tuple[dict[str, Any], str] | None:
 
     for chunk in map(int, np.flatnonzero(store.begun())):
         codes = store.read(chunk, (STATUS,))[STATUS]
-        bad = np.flatnonzero((codes != CellStatus.OK) & (codes != CellStatus.MISSING))
+        bad = np.flatnonzero(codes > CellStatus.OK)
         if not bad.size:
             continue
         cell = bad[bad.size // 2]  # the first is often a corner, with reasons of its own
@@ -134,14 +133,9 @@ def one_failure(store: Store) -> tuple[dict[str, Any], str] | None:
                 if name.rpartition(".")[2] == "converged" and not np.all(value)
             ]
             what = f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} False"
-        number = store.chunks.cells(chunk)[int(cell)]
-        dataset = xr.open_zarr(store.path)
-        at = dict(
-            zip(dataset[STATUS].dims, np.unravel_index(number, store.chunks.shape), strict=True)
-        )
-        arguments = {
-            name: dataset[name].values[at[dataset[name].dims[0]]].item() for name in store.arguments
-        }
+        number = np.asarray(store.chunks.cells(chunk)[int(cell)])
+        at = _arguments_at(xr.open_zarr(store.path), store, number)
+        arguments = {name: x.values.item() for name, x in at.items()}
         return arguments, what
     return None
 
@@ -180,16 +174,26 @@ def failed(store: str | Path) -> xr.Dataset:
         bad = np.flatnonzero(status != CellStatus.OK)
         numbers.append(opened.chunks.cells(int(chunk)).start + bad)
         codes.append(status[bad])
-    number = np.concatenate(numbers)
-    order = np.argsort(number)
-    number, code = number[order], np.concatenate(codes)[order]
-    where = np.unravel_index(number, opened.chunks.shape)
+    number, code = np.concatenate(numbers), np.concatenate(codes)
     dataset = xr.open_zarr(store)
-    index = dict(zip(dataset[STATUS].dims, where, strict=True))
     variables = {
-        name: ("cell", dataset[name].values[index[dataset[name].dims[0]]], dataset[name].attrs)
-        for name in opened.arguments
+        name: ("cell", x.values, x.attrs)
+        for name, x in _arguments_at(dataset, opened, number).items()
     }
     return xr.Dataset(
         {STATUS: ("cell", code, dataset[STATUS].attrs), "number": ("cell", number), **variables}
     )
+
+
+def _arguments_at(
+    dataset: xr.Dataset, store: Store, numbers: NDArray[np.integer]
+) -> dict[str, xr.DataArray]:
+    """Arguments of cells, by their numbers in the grid."""
+    import xarray as xr
+
+    where = np.unravel_index(numbers, store.chunks.shape)
+    index = dict(zip(dataset[STATUS].dims, where, strict=True))
+    columns = {name: dataset[name] for name in store.arguments}
+    return {
+        name: xr.DataArray(x.values[index[x.dims[0]]], attrs=x.attrs) for name, x in columns.items()
+    }

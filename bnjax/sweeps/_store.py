@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from ._axes import STATUS, Axes
 from ._chunks import Chunks
-from ._program import CellStatus, Output
+from ._program import STATUS_OUTPUT, CellStatus, Output
 
 if TYPE_CHECKING:
     import zarr
@@ -384,8 +384,7 @@ def _build(
     for output in layout.outputs:
         dims, attrs = layout.dims[output.name], layout.attrs.get(output.name, {})
         _variable(group, layout, output, dims, attrs)
-    status = Output(STATUS, (), np.dtype(np.uint8))
-    _variable(group, layout, status, (), _status_attributes())
+    _variable(group, layout, STATUS_OUTPUT, (), _status_attributes())
     with warnings.catch_warnings():
         # So that opening does not list a directory with all its chunks.
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")

@@ -356,8 +356,7 @@ def _opened(
 
 def _warn_of_failures(store: Store) -> None:
     counts = store.count(store.begun())
-    fine = (CellStatus.OK, CellStatus.MISSING)
-    bad = {code: n for code, n in counts.items() if n and code not in fine}
+    bad = {code: n for code, n in counts.items() if n and code.is_failure}
     if bad:
         told = ", ".join(f"{n:,} {CellStatus(code).name}" for code, n in bad.items())
         if found := one_failure(store):
