@@ -65,6 +65,26 @@ def two_sum(
     return total, (first - (total - part)) + (second - part)
 
 
+def fast_exp(number: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Exponential of numbers below 88 or ``-inf``; zero where that is no normal number.
+
+    In float32 a power of two times a polynomial, to 2 units in the last place, for less time than
+    a function takes that has to serve all numbers (coefficients of Cephes' expf).
+    """
+    if number.dtype != jnp.float32:
+        return jnp.exp(number)
+    number = jnp.maximum(number, -88.0)
+    power = jnp.floor(number * 1.4426950408889634 + 0.5)
+    rest = (number - power * 0.693359375) + power * 2.12194440e-4
+    coefficients = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5, 1, 1)
+    value = jnp.full_like(rest, 1.9875691500e-4)
+    for coefficient in coefficients:
+        value = value * rest + coefficient
+    # 2^-127, a denormal number, comes out as zero.
+    scale = (power.astype(jnp.int32) + 127) << 23
+    return value * lax.bitcast_convert_type(scale, jnp.float32)
+
+
 def implicit_root(function: Callable[[Array], Array], root: Float[Array, ""]) -> Float[Array, ""]:
     """A root that was found, with its derivatives by the implicit function theorem.
 

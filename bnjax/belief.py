@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import abc
 import math
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import equinox as eqx
@@ -64,12 +65,34 @@ class Likelihood(eqx.Module):
         # Not zero, which a compiler would leave out.
         least = jnp.full((flat.shape[0], *(1,) * len(batch)), jnp.finfo(flat.dtype).tiny)
         size = added_product(least, jnp.abs(flat), jnp.abs(sums))
-        rounding = 0.5 * (flat.shape[1] + 2) * jnp.finfo(flat.dtype).eps * size
+        rounding = self._unit() * size
         if self.ruled_out.size:
             against = self.ruled_out.reshape(flat.shape).astype(flat.dtype)
             hits = added_product(least, against, seen.reshape(sums.shape).astype(flat.dtype))
             log_weight = jnp.where(hits > 0.5, -jnp.inf, log_weight)
         return log_weight, rounding
+
+    def mean_rounding(
+        self,
+        weight: Float[Array, "models *batch"],
+        evidence: Float[Array, "actions features *batch"],
+    ) -> Float[Array, "*batch"]:
+        """Mean under some weights of the rounding of the models' log-weights, in nats.
+
+        That of `log_belief`, as sums over the models first: a product of matrices.
+        """
+        flat = jnp.abs(self.log_ratio.reshape(self.log_ratio.shape[0], -1))
+        sums = jnp.abs(evidence.reshape(flat.shape[1], *evidence.shape[2:]))
+        rows = jnp.concatenate([jnp.ones_like(flat[:, :1]), flat], axis=1)
+        means = jnp.einsum("mr,m...->r...", rows, weight, precision=lax.Precision.HIGHEST)
+        total = jnp.maximum(means[0], jnp.finfo(flat.dtype).tiny)
+        moved = [sums[k] * (means[k + 1] / total) for k in range(flat.shape[1])]
+        return self._unit() * reduce(add, moved)
+
+    def _unit(self) -> float:
+        """Rounding of a log-weight, as a share of the sizes of what it is the sum of."""
+        terms = math.prod(self.log_ratio.shape[1:])
+        return 0.5 * (terms + 2) * float(jnp.finfo(self.log_ratio.dtype).eps)
 
 
 def likelihood(problem: AbstractFiniteProblem) -> Likelihood:
@@ -311,12 +334,18 @@ def steps_between_refreshes(
     make a share of at most ``2^-p`` (p binary digits) as long as
     ``k R <= (e + s - p) ln 2 - ln M``. Sums of M weights stay below the largest number.
     """
-    info = jnp.finfo(log_range.dtype)
+    nats, top = weight_range(log_range.dtype, num_models)
+    steps = jnp.floor(nats / jnp.maximum(log_range, nats * 1e-6))
+    return jnp.maximum(steps, 1).astype(jnp.int32), top
+
+
+def weight_range(dtype: Any, num_models: int) -> tuple[float, float]:
+    """Nats by which weights may shrink before what matters is flushed; and where to start them."""
+    info = jnp.finfo(dtype)
     exponent = int(info.maxexp) - 2 - math.ceil(math.log2(num_models))
     digits = int(info.nmant) + 1
     nats = (exponent - int(info.minexp) - digits) * math.log(2) - math.log(num_models)
-    steps = jnp.floor(nats / jnp.maximum(log_range, nats * 1e-6))
-    return jnp.maximum(steps, 1).astype(jnp.int32), 2.0**exponent
+    return nats, 2.0**exponent
 
 
 def check_memory(memory: Any) -> None:

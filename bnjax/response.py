@@ -68,6 +68,23 @@ class AbstractPolicy(eqx.Module):
         """
         raise NotImplementedError
 
+    def boundary(self, slack: Array) -> tuple[int, Sequence[Array]]:
+        """Where play changes, for a policy of two actions that never leaves it to chance.
+
+        Optional: a policy that gives it too is simulated by the CPU's fast simulator.
+
+        Parameters
+        ----------
+        slack : as for `probabilities`, of each of many learners.
+
+        Returns
+        -------
+        an action, and a coefficient for each of the [F] features, an array or a number: that action
+        is intended where the sum of the coefficients times the means is positive, and elsewhere
+        the other.
+        """
+        raise NotImplementedError
+
     def is_valid(self) -> Bool[Array, ""]:
         """Whether the numbers of the policy make sense; for traced ones, which nothing refuses."""
         return jnp.asarray(True)
@@ -75,6 +92,10 @@ class AbstractPolicy(eqx.Module):
     def knows_second(self) -> bool:
         """Whether `second` is given."""
         return type(self).second is not AbstractPolicy.second
+
+    def knows_boundary(self) -> bool:
+        """Whether `boundary` is given."""
+        return type(self).boundary is not AbstractPolicy.boundary
 
 
 class BestResponse(AbstractPolicy):
@@ -173,6 +194,16 @@ class BestResponse(AbstractPolicy):
         share = {"first": 0.0, "last": 1.0, "uniform": 0.5}[self.ties]
         return jnp.where(tied, share, (gain > 0).astype(gain.dtype))
 
+    def boundary(self, slack: Array) -> tuple[int, Sequence[Array]]:
+        """The action that ties do not fall to has to be better by more than the tolerance."""
+        margin = self._margin(slack, slack.dtype)
+        other, sign = (1, 1.0) if self.ties == "first" else (0, -1.0)
+        return other, (jnp.full_like(margin, sign), -margin)
+
+    def knows_boundary(self) -> bool:
+        """Unless ties are broken by chance."""
+        return self.ties != "uniform"
+
 
 class EpsilonGreedy(AbstractPolicy):
     """Play a best response, and with probability ``epsilon`` any action at all.
@@ -223,6 +254,14 @@ class EpsilonGreedy(AbstractPolicy):
     def second(self, means: Sequence[Float[Array, "*batch"]], slack: Array) -> Array:
         """Of intended play: that of the best response."""
         return self.response.second(means, slack)
+
+    def boundary(self, slack: Array) -> tuple[int, Sequence[Array]]:
+        """Of intended play: that of the best response."""
+        return self.response.boundary(slack)
+
+    def knows_boundary(self) -> bool:
+        """Whether the best response does."""
+        return self.response.knows_boundary()
 
 
 class Logit(AbstractPolicy):

@@ -387,12 +387,12 @@ def test_only_the_key_may_be_traced(log_prior):
 def test_one_compilation_for_all_values():
     problem = one_axis(0.4, 0.4)
     bn.simulate(problem, KEY, num_agents=100, num_steps=20, tile=32)
-    before = _simulate._run_tiles._cached._cache_size()
+    before = _simulate._compiled()._cached._cache_size()
     for p, num_agents in [(0.3, 100), (0.9, 101)]:
         bn.simulate(
             one_axis(p, 0.6), jax.random.key(5), num_agents=num_agents, num_steps=20, tile=32
         )
-    assert _simulate._run_tiles._cached._cache_size() == before
+    assert _simulate._compiled()._cached._cache_size() == before
 
 
 # What is kept

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
@@ -31,9 +30,10 @@ from ..belief import (
 from ..problem import AbstractFiniteProblem
 from ..response import tremble
 from ._agent import Agent
-from ._plain import Tile, snapshot
+from ._lives import Believer, Lives, end_of_quarter, in_quarters, live
+from ._plain import Tile
 from ._random import words
-from ._record import Record, Running, Tally, Trajectory, quarters
+from ._record import Record, Running, Trajectory
 
 _DRAWS = 32  # steps whose random words are made together, at most
 _MOST_CODES = 16  # pairs of action and consequence between which likelihoods are selected
@@ -48,15 +48,6 @@ def can_run_blocked(problem: AbstractFiniteProblem, memory: AbstractMemory, reco
         and truth.num_actions * truth.num_features <= _MOST_CODES
         and not isinstance(record, Running)
     )
-
-
-class _Lanes(NamedTuple):
-    """Statistics that are carried from step to step, agents last."""
-
-    counts: Float[Array, "codes agents"]
-    intended: Int[Array, " agents"]
-    since: Int[Array, " agents"]
-    switches: Int[Array, " agents"]
 
 
 class StepTable(NamedTuple):
@@ -113,10 +104,9 @@ def run_blocked(
     excludes : whether some model may rule out what happens. Then weights are made anew after an
         observation that does so for the first time: what is left may be far below what was.
     """
-    num_actions, num_lanes = agent.problem.num_actions, keys.shape[1]
-    num_features = agent.problem.consequence.num_features
+    believer, num_lanes = Believer.of(agent, log_prior), keys.shape[1]
+    num_actions, num_features = agent.nothing().shape
     dtype = agent.likelihood.log_ratio.dtype
-    prior = log_prior[:, None] if log_prior.ndim == 1 else log_prior.T
     table = step_table(agent)
     assert isinstance(agent.problem.consequence, Categorical)  # as `can_run_blocked` saw to
     probs = agent.problem.consequence.probs
@@ -128,23 +118,11 @@ def run_blocked(
     num_draws = min(_DRAWS, record.every if isinstance(record, Trajectory) else num_steps)
     steps_made = jnp.arange(num_draws, dtype=jnp.int32)[:, None]
 
-    def log_belief(counts: Array) -> tuple[Array, Array]:
-        evidence = counts.reshape(num_actions, num_features, -1)
-        return agent.likelihood.log_belief(prior, evidence, evidence > 0)
-
     def refresh(counts: Array) -> tuple[Array, Array, Array]:
         """Weights, their rounding, and which pairs would kill a model that is alive."""
-        log_weight, rounding = log_belief(counts)
-        log = log_weight + agent.table.log_size[:, None]
-        peak = log.max(0)
-        weight = jnp.exp(log - jnp.where(peak > -jnp.inf, peak, 0.0))
-        total = jnp.maximum(weight.sum(0), jnp.finfo(dtype).tiny)
-        slack = (weight * rounding).sum(0) / total
-        deadly = jnp.zeros((1, num_lanes), dtype)
-        if excludes:
-            alive = (log > -jnp.inf).astype(dtype)
-            deadly = jnp.dot(table.new.T.astype(dtype), alive)
-        return weight * table.top, slack, deadly
+        weight, slack, alive = believer.weights(counts, table.top)
+        nothing = jnp.zeros((1, num_lanes), bool)
+        return weight, slack, believer.deadly(alive) if excludes else nothing
 
     def foresee(bits: Array) -> tuple[Array, Array]:
         """All of chance that does not depend on beliefs, for many steps at once.
@@ -200,7 +178,7 @@ def run_blocked(
             if not excludes:
                 return jnp.zeros((), bool)
             code, _ = _unpack(packed, num_codes)
-            return jnp.any(_select([row[None] for row in deadly], code) > 0)
+            return jnp.any(_select([row[None] for row in deadly], code))
 
         packed = decide(weight, slack, at(draw, done), at(fate, done))
         carry = weight, write(history, packed, done), packed, done + 1, kills(packed)
@@ -213,70 +191,31 @@ def run_blocked(
         seen = [(code == k).sum(0, dtype=jnp.int32) for k in range(num_codes)]
         return counts + jnp.stack(seen).astype(dtype), history, end
 
-    def draws(state: tuple, until: Array) -> tuple:
-        """As many steps as share one making of random words."""
-        lanes, time = state
+    def advance(lives: Lives, time: Array, until: Array) -> tuple[Lives, Array]:
         chance = foresee(words(keys, time, num_draws))
+        until = jnp.minimum(until, end_of_quarter(time, num_steps))
         limit = jnp.minimum(num_draws, until - time)
-        begin = lanes.counts, jnp.zeros((num_draws, num_lanes), jnp.int32), jnp.zeros((), jnp.int32)
+        begin = lives.counts, jnp.zeros((num_draws, num_lanes), jnp.int32), jnp.zeros((), jnp.int32)
         counts, history, _ = lax.while_loop(
             lambda inner: inner[2] < limit, lambda inner: block(inner, chance, limit), begin
         )
         _, intended = _unpack(history, num_codes)
-        before = jnp.concatenate([lanes.intended[None], intended[:-1]])
+        before = jnp.concatenate([lives.intended[None], intended[:-1]])
         when = time + steps_made
         changed = (intended != before) & (steps_made < limit) & (when > 0)
-        lanes = _Lanes(
+        new = (counts - lives.counts).reshape(num_actions, num_features, -1).sum(1)
+        quarter = in_quarters(time, num_steps)
+        lives = Lives(
             counts,
+            lives.late + jnp.where(quarter.any(), new, 0.0).astype(jnp.int32),
             intended[limit - 1],
-            jnp.maximum(lanes.since, jnp.where(changed, when, 0).max(0)),
-            lanes.switches + changed.sum(0, dtype=jnp.int32),
+            jnp.maximum(lives.since, jnp.where(changed, when, 0).max(0)),
+            lives.switches + jnp.where(quarter[:, None], changed.sum(0, dtype=jnp.int32), 0),
+            lives.time + limit,
         )
-        return lanes, time + limit
+        return lives, time + limit
 
-    def segment(state: tuple, until: Array) -> tuple[tuple, _Lanes]:
-        state = lax.while_loop(lambda s: s[1] < until, lambda s: draws(s, until), state)
-        return state, state[0]
-
-    zeros = jnp.zeros(num_lanes, jnp.int32)
-    start = _Lanes(jnp.zeros((num_codes, num_lanes), dtype), zeros, zeros, zeros)
-    bounds, places = _bounds(num_steps, record)
-    state = start, jnp.zeros((), jnp.int32)
-    (last, _), shots = lax.scan(segment, state, jnp.asarray(bounds, jnp.int32))
-    third = jax.tree.map(lambda x: x[places[0]], shots)
-    fourth = jax.tree.map(lambda x: x[places[1]], shots)
-
-    def by_agent(counts: Array) -> Array:
-        return jnp.moveaxis(counts.reshape(num_actions, num_features, -1), -1, 0)
-
-    late = by_agent(last.counts - third.counts).sum(-1).astype(jnp.int32)
-    switches = jnp.stack(
-        [fourth.switches - third.switches, last.switches - fourth.switches], axis=-1
-    )
-    tally = Tally(by_agent(last.counts), late, last.intended, last.since, switches)
-    trajectory = None
-    if isinstance(record, Trajectory):
-
-        def look(lanes: _Lanes) -> object:
-            evidence = by_agent(lanes.counts)
-            log = log_belief(lanes.counts)[0].T
-            mapped = jax.vmap(lambda log, seen, last: snapshot(agent, log, seen, last, record))
-            return mapped(log, evidence, lanes.intended)
-
-        at = np.asarray(places[2:], np.int32)
-        looked = lax.map(look, jax.tree.map(lambda x: x[at], shots))
-        trajectory = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), looked)
-    return Tile(tally, log_belief(last.counts)[0].T, trajectory, None)
-
-
-def _bounds(num_steps: int, record: Record) -> tuple[list[int], list[int]]:
-    """Times at which to look, and which of them are the quarters and then the snapshots."""
-    wanted = list(quarters(num_steps))
-    if isinstance(record, Trajectory):
-        wanted += range(record.every, num_steps + 1, record.every)
-    bounds = sorted({*wanted, num_steps})
-    place = {time: i for i, time in enumerate(bounds)}
-    return bounds, [place[time] for time in wanted]
+    return live(believer, num_lanes, advance, num_steps, record)
 
 
 def _unpack(packed: Array, num_codes: int) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._check import as_float, check_exploration, check_key, is_concrete, whole
-from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split
+from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split, wide_vectors
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, likelihood
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -23,6 +24,7 @@ from ._agent import Agent, as_finite
 from ._blocked import can_run_blocked, run_blocked
 from ._kernel import can_run_kernel, run_kernel
 from ._memory_limit import check_fits
+from ._moments import can_run_moments, run_moments
 from ._outcome import outcome_of
 from ._own import check_own
 from ._plain import Tile, run_plain
@@ -202,14 +204,21 @@ def _plan(
 
 def _bytes(plan: _Plan, population: _Population) -> int:
     """Bytes that the results of an agent take, and what it remembers."""
-    done = eqx.filter_eval_shape(_run_tile, plan, population, jnp.int32(0))
+    leaves, structure = jax.tree.flatten(population)
+    shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x for x in leaves)
+    return _bytes_of(plan, structure, tuple(shapes))
+
+
+@functools.lru_cache(maxsize=256)  # tracing for nothing but shapes takes milliseconds
+def _bytes_of(plan: _Plan, structure: Any, shapes: tuple) -> int:
+    population = jax.tree.unflatten(structure, shapes)
+    done = eqx.filter_eval_shape(_run_tile, plan, population, jax.ShapeDtypeStruct((), jnp.int32))
     memory = eqx.filter_eval_shape(_remembered, population)
-    shapes = [(x.shape[1:], x.dtype) for x in jax.tree.leaves(done)]
-    shapes += [(x.shape, x.dtype) for x in jax.tree.leaves(memory)]
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
+    sizes = [(x.shape[1:], x.dtype) for x in jax.tree.leaves(done)]
+    sizes += [(x.shape, x.dtype) for x in jax.tree.leaves(memory)]
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in sizes)
 
 
-@eqx.filter_jit  # as `_run_tile`: so that the shapes are remembered
 def _remembered(population: _Population) -> Any:
     return Agent(population.problem, population.policy, population.memory).init().memory
 
@@ -224,8 +233,12 @@ def _engine(
     """Which simulator to use: the fastest that serves."""
     if not can_run_blocked(problem, memory, record):
         return "plain"
-    on_gpu = jax.default_backend() == "gpu"
-    return "kernel" if on_gpu and can_run_kernel(problem, policy, lanes, record) else "blocked"
+    backend = jax.default_backend()
+    if backend == "gpu" and can_run_kernel(problem, policy, lanes, record):
+        return "kernel"
+    if backend == "cpu" and can_run_moments(problem, policy, memory, record):
+        return "moments"
+    return "blocked"
 
 
 def _excludes(problem: AbstractFiniteProblem) -> bool:
@@ -264,7 +277,6 @@ class _Population(eqx.Module):
     key: Array
 
 
-@eqx.filter_jit  # for what asks for nothing but its shapes, which then are remembered
 def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Simulation:
     """Simulate tile number ``index``.
 
@@ -273,7 +285,7 @@ def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Si
     pace.
     """
     arrays, rest = eqx.partition(population, eqx.is_array)
-    in_turn = plan.engine == "blocked" and jax.default_backend() == "cpu"
+    in_turn = plan.engine in ("blocked", "moments") and jax.default_backend() == "cpu"
 
     @(jax.custom_batching.sequential_vmap if in_turn else lambda function: function)
     def run(arrays: Any, index: Array) -> Simulation:
@@ -294,6 +306,8 @@ def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
     keys = agent_keys(population.key, agents)
     if plan.engine == "kernel":
         done = run_kernel(agent, prior, keys, plan.num_steps, plan.excludes)
+    elif plan.engine == "moments":
+        done = run_moments(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
     elif plan.engine == "blocked":
         done = run_blocked(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
     else:
@@ -354,7 +368,11 @@ def _merge(stacked: Simulation, num_agents: int) -> Simulation:
 # On the devices
 
 
-@eqx.filter_jit
+@functools.cache
+def _compiled() -> Callable[..., Simulation]:
+    return eqx.filter_jit(_run_tiles, compiler_options=wide_vectors())  # pyright: ignore
+
+
 def _run_tiles(plan: _Plan, population: _Population, first: Array, counts: Array) -> Simulation:
     """Simulate, on each device, ``counts`` tiles from number ``first``."""
 
@@ -394,7 +412,7 @@ def _run(
         first = start + each * np.arange(devices, dtype=np.int32)
         counts = np.clip(num_tiles - first, 0, each).astype(np.int32)
         shares: tuple[Array, Array] = jax.device_put((first, counts), split())
-        done = _run_tiles(plan, population, *shares)
+        done = _compiled()(plan, population, *shares)
         leaves, structure = jax.tree.flatten(done)
         stops = np.minimum((first + each) * plan.lanes, num_agents)
         sizes = np.maximum(stops - first * plan.lanes, 0)
@@ -402,14 +420,20 @@ def _run(
         if progress is not None:
             progress(int(stops.max()), num_agents)
     assert structure is not None
-    join = jnp.concatenate if devices == 1 else np.concatenate
+    join = jnp.concatenate if _stays(devices) else np.concatenate
     whole = [x[0] if len(x) == 1 else join(x) for x in zip(*pieces, strict=True)]
     return jax.tree.unflatten(structure, [jnp.asarray(x) for x in whole])
 
 
+def _stays(devices: int) -> bool:
+    """Whether results are gathered where they are: on one accelerator."""
+    return devices == 1 and jax.default_backend() != "cpu"
+
+
 def _gathered(shares: Array, sizes: np.ndarray) -> Any:
-    """Agents of the devices' shares [tiles, lanes, ...], in order; one device keeps its own."""
-    parts = sorted(shares.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    rows = [lax.collapse(part.data, 0, 2) for part in parts]
-    kept = [row[:size] for row, size in zip(rows, sizes.tolist(), strict=True)]
-    return kept[0] if len(kept) == 1 else np.concatenate([np.asarray(x) for x in kept])
+    """Agents of the devices' shares [tiles, lanes, ...], in order."""
+    shards = sorted(shares.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    parts = [x.data if _stays(len(shards)) else np.asarray(x.data) for x in shards]
+    rows = [x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in parts]
+    rows = [row[:size] for row, size in zip(rows, sizes, strict=True)]
+    return rows[0] if len(rows) == 1 else np.concatenate(rows)

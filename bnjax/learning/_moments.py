@@ -1,0 +1,306 @@
+"""The fastest simulator on CPUs: many steps of a best response from a few moments of the belief.
+
+Two actions, two consequences, perfect memory, best response. An agent that keeps to one action a
+for the next D steps multiplies the weight w of a model, under which the first of two
+consequences comes with probability r = 1 - q, by q or r at every step. Its decision after k of one
+and j of the other, n = D - j - k steps before the end, is the sign of
+
+    sum_m w_m g_m r_m^j q_m^k = sum_i C(n, i) B_(k+i),   B_i = sum_m w_m g_m r_m^(D-i) q_m^i,
+
+where g_m is what the model says for one action less what it says against it: multiply by
+(r + q)^n = 1 and expand. So D + 1 moments (the coefficients of a polynomial in Bernstein's basis)
+hold all of the next D decisions, whatever happens, for a matrix product and a few operations a
+step, instead of a sum over all models at every step. A consequence seen drops the moment at one
+end.
+All terms are positive but for g, so that nothing cancels that does not cancel in the
+decision itself.
+
+Which consequence each action would bring about is drawn beforehand, and lies in the bits of a
+word. Where an agent changes its action, or trembles, its block of steps ends there, and a new one
+begins. Agents that are left behind are gathered and go on in smaller groups.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial, reduce
+from operator import add
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from .._consequence import Categorical
+from .._numerics import inverse_cdf, uniform
+from ..belief import AbstractMemory, PerfectMemory, weight_range
+from ..problem import AbstractFiniteProblem
+from ..response import AbstractPolicy, tremble
+from ._agent import Agent
+from ._lives import Believer, Lives, end_of_quarter, in_quarters, live
+from ._plain import Tile
+from ._random import words
+from ._record import Record, Running, Trajectory
+
+_DEGREE = 16  # D: most steps from one belief
+_WINDOW = 16  # steps whose fates are drawn together: half of the bits of a word
+_CHUNK = 512  # steps after which agents wait for each other
+
+
+def can_run_moments(
+    problem: AbstractFiniteProblem,
+    policy: AbstractPolicy,
+    memory: AbstractMemory,
+    record: Record,
+) -> bool:
+    """Whether this simulator serves, and is worth it: it wants stretches of many steps."""
+    truth = problem.consequence
+    often = isinstance(record, Trajectory) and record.every < _DEGREE
+    return (
+        isinstance(truth, Categorical)
+        and truth.probs.shape == (2, 2)
+        and isinstance(memory, PerfectMemory)
+        and not isinstance(record, Running)
+        and not often
+        and policy.knows_boundary()
+    )
+
+
+class _Fates(NamedTuple):
+    """What chance brings, a bit for each step of a window from the lowest: [..., N] words.
+
+    In each word the lower half is for the first, the upper half for the second quantity.
+    """
+
+    outcomes: UInt32[Array, "*windows agents"]  # which consequence either action would have
+    trembles: UInt32[Array, "*windows agents"]  # whether play trembles, and to which action
+
+
+class _Table(NamedTuple):
+    """What all blocks look up."""
+
+    moments: Float[Array, "rows models"]  # r^(D-i) q^i for i = 0, ..., D, for either action
+    unsure: Float[Array, ""]  # rounding of these, in nats
+    steps: Int[Array, ""]  # most steps of a block
+
+
+def run_moments(
+    agent: Agent,
+    log_prior: Float[Array, "*agents models"],
+    keys: UInt32[Array, "2 agents"],
+    num_steps: int,
+    record: Record,
+    excludes: bool,
+) -> Tile:
+    """Simulate a tile of agents: parameters as for `run_blocked`."""
+    believer, num_lanes = Believer.of(agent, log_prior), keys.shape[1]
+    table = _table(agent)
+    num_windows = -(-min(_CHUNK, num_steps) // _WINDOW)
+
+    def foresee(start: Array, end: Array) -> _Fates:
+        """Fates of the steps from ``start`` on, for as many windows as are needed."""
+        none = jnp.zeros((num_windows, num_lanes), jnp.uint32)
+
+        def window(i: Array, fates: _Fates) -> _Fates:
+            new = _foresee(agent, words(keys, start + _WINDOW * i, _WINDOW))
+            put = partial(lax.dynamic_update_index_in_dim, index=i, axis=0)
+            return jax.tree.map(put, fates, new)
+
+        needed = (end - start + _WINDOW - 1) // _WINDOW
+        return lax.fori_loop(0, needed, window, _Fates(none, none))
+
+    def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
+        end = jnp.minimum(start + _CHUNK, until)
+        fates = foresee(start, end)
+        lives = lax.while_loop(
+            lambda lives: (lives.time < end).any(),
+            lambda lives: _block(believer, table, lives, fates, start, end, num_steps, excludes),
+            lives,
+        )
+        return lives, end
+
+    return live(believer, num_lanes, advance, num_steps, record)
+
+
+def _table(agent: Agent) -> _Table:
+    problem: Any = agent.problem
+    models = lax.stop_gradient(problem.models)  # [M, A, Y]
+    total = models.sum(-1)
+    probs = models / jnp.where(total > 0, total, 1.0)[..., None]
+    dtype = probs.dtype
+    rows = []
+    for action in range(2):
+        powers = []
+        for outcome in range(2):
+            base = probs[:, action, outcome]
+            power = [jnp.ones_like(base)]
+            for _ in range(_DEGREE):
+                power.append(power[-1] * base)
+            powers.append(power)
+        rows += [powers[0][_DEGREE - i] * powers[1][i] for i in range(_DEGREE + 1)]
+    eps = float(jnp.finfo(dtype).eps)
+    # Likelihoods do not quite sum to one: a block of steps multiplies that up.
+    off = jnp.where(total > 0, jnp.abs(total - 1), 0.0).max()
+    unsure = _DEGREE * (4 * eps + off)
+    return _Table(jnp.stack(rows), unsure.astype(dtype), _steps(probs))
+
+
+def _steps(probs: Float[Array, "models actions outcomes"]) -> Int[Array, ""]:
+    """How many steps a block may have, so that nothing that matters is flushed to zero.
+
+    As in `steps_between_refreshes`, but weights are not multiplied relative to the likeliest
+    model; and a sum of D + 1 terms with binomial coefficients of at most 2^D may be made of terms
+    that much smaller.
+    """
+    nats, _ = weight_range(probs.dtype, probs.shape[0])
+    nats = nats - _DEGREE * math.log(2) - math.log(_DEGREE + 1)
+    least = jnp.where(probs > 0, probs, 1.0).min()
+    steps = jnp.floor(nats / jnp.maximum(-jnp.log(least), 1e-3))
+    return jnp.clip(steps, 1, _DEGREE).astype(jnp.int32)
+
+
+def _foresee(agent: Agent, bits: UInt32[Array, "steps 2 agents"]) -> _Fates:
+    """All of chance in a window, which does not depend on beliefs."""
+    places = jnp.arange(_WINDOW, dtype=jnp.uint32)[:, None]
+
+    def word(lower: Array, upper: Array) -> UInt32[Array, " agents"]:
+        both = lower.astype(jnp.uint32) | upper.astype(jnp.uint32) << _WINDOW
+        return (both << places).sum(0, dtype=jnp.uint32)
+
+    truth: Any = agent.problem.consequence
+    number = uniform(bits[:, 0], truth.probs.dtype)
+    outcomes = word(*(inverse_cdf(row[:, None, None], number) for row in truth.probs))
+    exploration = agent.trembles()
+
+    def play(bits: Array) -> Array:
+        trembles, piece, _ = tremble(exploration, uniform(bits, truth.probs.dtype), 2)
+        return word(trembles, piece)
+
+    never = jnp.zeros(bits.shape[2], jnp.uint32)
+    return _Fates(outcomes, lax.cond(exploration > 0, play, lambda _: never, bits[:, 1]))
+
+
+def _block(
+    believer: Believer,
+    table: _Table,
+    lives: Lives,
+    fates: _Fates,
+    start: Int[Array, ""],
+    end: Int[Array, ""],
+    num_steps: int,
+    excludes: bool,
+) -> Lives:
+    """Steps of every agent from one belief: until its action changes, and that step too."""
+    agent = believer.agent
+    _, top = weight_range(lives.counts.dtype, table.moments.shape[1])
+    weight, slack, alive = believer.weights(lives.counts, top)
+    favoured, boundary = agent.policy.boundary(slack + table.unsure)
+    features = agent.table.features
+    gain = sum(features[:, f, None] * coefficient for f, coefficient in enumerate(boundary))
+    moments = jnp.dot(table.moments, weight * gain, precision=lax.Precision.HIGHEST)
+    dead = believer.deadly(alive) if excludes else None
+    # Blocks end where those of the words and the quarters do.
+    time = lives.time
+    window = (time - start) // _WINDOW
+    room = (
+        jnp.minimum(
+            start + _WINDOW * (window + 1), jnp.minimum(end_of_quarter(time, num_steps), end)
+        )
+        - time
+    )
+    room = jnp.minimum(room, table.steps)
+    lane = jnp.arange(time.shape[0], dtype=jnp.int32)
+    place = jnp.minimum(window, fates.outcomes.shape[0] - 1) * time.shape[0] + lane
+    own = jax.tree.map(lambda x: x.reshape(-1).at[place].get(mode="promise_in_bounds"), fates)
+    ahead = jnp.mod(time - start, _WINDOW).astype(jnp.uint32)
+    # A branch that is always taken: without it, a compiler would compute all of it anew in each
+    # of the loops that use it.
+    packed = lax.cond(
+        end > start,
+        lambda *args: _decided(favoured, *args),
+        lambda *args: jnp.zeros_like(args[1]),
+        moments, lives.intended, own, ahead, room, dead,
+    )  # fmt: skip
+
+    def field(low: int, width: int) -> Array:
+        return (packed >> low) & ((1 << width) - 1)
+
+    before, ones = field(0, 5), field(5, 5)
+    intended, action, outcome, moves = (field(i, 1) for i in (10, 11, 12, 13))
+    first, zeros = lives.intended == 0, before - ones
+    kept = jnp.stack(
+        [
+            jnp.where(first, zeros, 0),
+            jnp.where(first, ones, 0),
+            jnp.where(first, 0, zeros),
+            jnp.where(first, 0, ones),
+        ]
+    )
+    code = jnp.arange(4, dtype=jnp.int32)[:, None]
+    kept = kept + jnp.where(code == 2 * action + outcome, moves, 0)
+    when = time + before
+    changes = moves * ((intended != lives.intended) & (when > 0)).astype(jnp.int32)
+    quarter = in_quarters(time, num_steps)
+    played = jnp.stack([kept[0] + kept[1], kept[2] + kept[3]])
+    return Lives(
+        lives.counts + kept.astype(lives.counts.dtype),
+        lives.late + jnp.where(quarter.any(0), played, 0),
+        jnp.where(moves > 0, intended, lives.intended),
+        jnp.where(changes > 0, when, lives.since),
+        lives.switches + jnp.where(quarter, changes, 0),
+        time + before + moves,
+    )
+
+
+def _decided(
+    favoured: int,
+    moments: Float[Array, "rows agents"],
+    intended: Int[Array, " agents"],
+    own: _Fates,
+    ahead: UInt32[Array, " agents"],
+    room: Int[Array, " agents"],
+    dead: Bool[Array, "codes agents"] | None,
+) -> Int[Array, " agents"]:
+    """Decide all steps of a block: one loop over the agents, and one number for each of them.
+
+    Five bits each: steps before the last, and how many of them had consequence 1; then a bit
+    each: intended action, action and consequence of the last step, and whether there is one.
+    """
+    full, one = jnp.uint32(2**32 - 1), jnp.uint32(1)
+    second = intended == 1
+    first_outcomes, second_outcomes = own.outcomes >> ahead, own.outcomes >> ahead + _WINDOW
+    trembles, pieces = own.trembles >> ahead, own.trembles >> ahead + _WINDOW
+    rows = range(_DEGREE + 1)
+    row = [jnp.where(second, moments[_DEGREE + 1 + i], moments[i]) for i in rows]
+    seen = jnp.where(second, second_outcomes, first_outcomes)
+    favours = jnp.zeros_like(seen)
+    for step in range(_DEGREE):
+        left, bit = _DEGREE - step, jnp.uint32(step)
+        value = reduce(add, (math.comb(left, i) * row[i] for i in range(left + 1)))
+        favours = favours | ((value > 0).astype(jnp.uint32) << bit)
+        odd = ((seen >> bit) & one) == 1
+        row = [jnp.where(odd, row[i + 1], row[i]) for i in range(left)]
+    intends = favours if favoured == 1 else ~favours
+    plays = (intends & ~trembles) | (pieces & trembles)
+    # A block ends with the first step in which something else is meant or done than before ...
+    mine = jnp.where(second, full, jnp.uint32(0))
+    stops = (intends ^ mine) | (plays ^ mine)
+    if dead is not None:  # ... or that rules out a model ...
+        stops = stops | jnp.where(jnp.where(second, dead[2], dead[0]), ~seen, jnp.uint32(0))
+        stops = stops | jnp.where(jnp.where(second, dead[3], dead[1]), seen, jnp.uint32(0))
+    # ... or where there is no more room.
+    stops = stops | (one << (jnp.maximum(room, 1) - 1).astype(jnp.uint32))
+    last = stops & (~stops + one)  # the lowest bit
+    before = last - one
+    outcomes = jnp.where((plays & last) != 0, second_outcomes, first_outcomes)
+    moves = room > 0
+
+    def flag(word: Array) -> Array:
+        return ((word & last) != 0).astype(jnp.int32)
+
+    count = lax.population_count(before).astype(jnp.int32)
+    ones = lax.population_count(before & seen).astype(jnp.int32)
+    packed = count | (ones << 5) | (flag(intends) << 10) | (flag(plays) << 11)
+    packed = packed | (flag(outcomes) << 12) | (1 << 13)
+    return jnp.where(moves, packed, 0)
