@@ -1,7 +1,7 @@
 """Populations of Bayesian learners in numba: one fused loop, all cores.
 
-Perfect memory, categorical consequences, best response (ties: the first). The blocked algorithm
-of bnjax in three layouts:
+Perfect memory, categorical consequences, best response (ties: the first). The algorithms of bnjax,
+the blocked one in three layouts and the one by moments (`bnjax/learning/_moments.py`) in one:
 
 - ``agent``: one agent after the other, as one first writes it.
 - ``lanes``: agents in the vector lanes (weights [M, lanes]). Two actions with up to four pairs of
@@ -9,6 +9,8 @@ of bnjax in three layouts:
 - ``rows``: all agents of a tile take a step before any takes the next (weights [lanes, M]): the
   models of an agent are the vector, its likelihoods are a row of a table, whatever their number,
   and the processor overlaps agents, so that it never waits for a sum.
+- ``moments``: two actions with two consequences, one agent after the other: 16 moments, which are
+  one vector, hold 15 decisions. Sums over models are vectors too.
 
 What makes them fast, besides the algorithm: with two actions a model's weight includes by how much
 it favours its action, so that the decision is a difference of two sums; models that favour neither
@@ -19,6 +21,7 @@ agent) and the exponential are written out, so that LLVM vectorises them.
 
 from __future__ import annotations
 
+import math
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
@@ -31,13 +34,14 @@ from numba.extending import intrinsic
 
 from . import numpy_baseline as baseline
 
-Layout = Literal["agent", "lanes", "rows"]
+Layout = Literal["agent", "lanes", "rows", "moments"]
 
 _f32, _i32, _u32 = np.float32, np.int32, np.uint32
 _NOTHING = -3e38  # stands for a log of zero: fast arithmetic knows no infinity
 _FLUSH = 0x9FC0  # default control word of SSE, with denormals flushed to zero both ways
 _CACHE = 16_384  # weights of a tile
 _MOST_CODES = 4  # that `lanes` selects between
+_DEGREE = 15  # decisions from moments
 
 
 def simulate(
@@ -59,8 +63,8 @@ def simulate(
     tile : agents that go together. Default: by the number of models.
     num_threads : threads that tiles are dealt out to.
     """
-    if layout == "lanes" and not fits_lanes(problem):
-        raise ValueError("the layout 'lanes' knows two actions with two consequences.")
+    if layout in ("lanes", "moments") and not fits_lanes(problem):
+        raise ValueError(f"the layout {layout!r} knows two actions with two consequences.")
     tables = _tables(problem, layout)
     num_models = tables.log.shape[1]
     if tile is None:
@@ -70,7 +74,8 @@ def simulate(
             tile //= 2
     padded = -(-num_agents // tile) * tile
     state = np.random.default_rng(seed).integers(0, 2**32, (4, padded), np.uint32)
-    run = {"agent": _run_agent, "lanes": _run_lanes, "rows": _run_rows}[layout]
+    kernels = {"agent": _run_agent, "lanes": _run_lanes, "rows": _run_rows}
+    run = kernels.get(layout, _run_moments)
     half, fourth = baseline.quarters(num_steps)
     final = _Final(
         counts=np.zeros((problem.probs.size, padded), np.float32),
@@ -104,7 +109,8 @@ class _Tables(NamedTuple):
     their absolute values; ``out`` [K, M] 1 where a model rules a pair out; ``factors`` [K, M];
     ``prior`` [M] with the size of the gain; ``gain`` [F, M] (two actions: a sign); ``split``:
     models before it favour the second action; ``cdf`` [Y - 1, A]; ``kills`` [K]; ``whole_*``:
-    of all models, for the final belief.
+    of all models, for the final belief; ``moments`` [A, D + 1, M]: r^(D-i) q^i, ``binomials``
+    [D + 1, D + 1] and ``stretch``, the most steps from one belief, for the layout of that name.
     """
 
     log: Any
@@ -125,6 +131,9 @@ class _Tables(NamedTuple):
     whole_log: Any
     whole_out: Any
     whole_prior: Any
+    moments: Any
+    binomials: Any
+    stretch: int
 
 
 class _Final(NamedTuple):
@@ -168,6 +177,14 @@ def _tables(problem: baseline.Categorical, layout: Layout) -> _Tables:
         return np.ascontiguousarray(chosen)
 
     cdf = np.cumsum(problem.probs, axis=1) / problem.probs.sum(1, keepdims=True)
+    probs = problem.model_probs.astype(float) if layout == "moments" else np.ones((1, 2, 2))
+    q = probs[:, :, 1] / probs.sum(2)
+    powers = np.arange(_DEGREE + 1)[:, None, None]
+    moments = (1 - q) ** (_DEGREE - powers) * q**powers  # [D + 1, M, A]
+    moments = moments.transpose(2, 0, 1)
+    binomials = [[math.comb(n, i) for i in powers.ravel()] for n in powers.ravel()]
+    nats = 149 - _DEGREE * math.log(2) - math.log((_DEGREE + 1) * num_models)
+    least = probs[probs > 0].min()
     last = problem.probs.shape[1] - 1 - (problem.probs[:, ::-1] > 0).argmax(1)
     cdf[np.arange(cdf.shape[1]) >= last[:, None]] = 2
     return _Tables(
@@ -189,6 +206,9 @@ def _tables(problem: baseline.Categorical, layout: Layout) -> _Tables:
         whole_log=log,
         whole_out=out.astype(np.float32),
         whole_prior=np.maximum(problem.log_prior, _NOTHING).astype(np.float32),
+        moments=pick(moments, 0) if layout == "moments" else moments.astype(np.float32),
+        binomials=np.array(binomials, np.float32),
+        stretch=int(np.clip(nats / max(-math.log(least), 1e-3), 1, _DEGREE)),
     )
 
 
@@ -595,6 +615,61 @@ def _run_agent(tables, state, final, begin, end, tile, num_steps, half, fourth):
             if tables.excludes and tables.kills[k] and counts[k, i] == 1:
                 left = 0
         _believe(final.log_belief[i], counts, i, tables)
+    _control_word(old)
+
+
+@_jit
+def _run_moments(tables, state, final, begin, end, tile, num_steps, half, fourth):
+    num_models = tables.log.shape[1]
+    own = np.zeros((4, 1), _f32)  # counts
+    phi, binomials, gain = tables.moments, tables.binomials, tables.gain
+    excludes, stretch = tables.excludes, tables.stretch
+    old = _control_word(_u32(_FLUSH))
+    row, moments = np.empty(num_models, _f32), np.zeros(2 * (_DEGREE + 1), _f32)
+    for first in range(begin, end, tile):
+        mine = state[:, first : first + tile].copy()
+        numbers, line = np.empty((tile, num_steps), _f32), np.empty(tile, _f32)
+        for time in range(num_steps):
+            _numbers(mine, line)
+            for i in range(tile):
+                numbers[i, time] = line[i]
+        for i in range(first, first + tile):
+            time, action, last, changed, third, fourth_ = 0, _i32(0), _i32(0), 0, 0, 0
+            own[:] = 0
+            while time < num_steps:
+                tolerance = _refresh(row, own, 0, tables)
+                for m in range(num_models):
+                    row[m] *= gain[0, m] - tolerance
+                for j in range(_DEGREE + 1):
+                    moment, powers = _f32(0), phi[action, j]
+                    for m in range(num_models):
+                        moment += row[m] * powers[m]
+                    moments[j] = moment
+                low = 0
+                for step in range(min(stretch, num_steps - time)):
+                    value, left, rest = _f32(0), binomials[_DEGREE - step], moments[low:]
+                    for j in range(_DEGREE + 1):
+                        value += left[j] * rest[j]
+                    intend = _i32(value > 0)
+                    if time == half:
+                        final.before[:, i] = own[:, 0]
+                    outcome = _i32(numbers[i - first, time] >= tables.cdf[0, intend])
+                    code = 2 * intend + outcome
+                    own[code, 0] += _f32(1)
+                    if intend != last and time > 0:
+                        changed = time
+                        third += half <= time < fourth
+                        fourth_ += time >= fourth
+                    last = intend
+                    time += 1
+                    if intend != action or (excludes and tables.kills[code] and own[code, 0] == 1):
+                        action = intend
+                        break
+                    low += outcome
+            final.counts[:, i] = own[:, 0]
+            final.intended[i], final.since[i] = last, _i32(changed)
+            final.switches[0, i], final.switches[1, i] = _i32(third), _i32(fourth_)
+            _believe(final.log_belief[i], own, 0, tables)
     _control_word(old)
 
 

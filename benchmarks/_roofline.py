@@ -17,11 +17,14 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from bnjax._devices import wide_vectors
+from bnjax._numerics import fast_exp
 from bnjax.learning._random import threefry
 
 _LENGTH = 2**14  # numbers of an array in the cache
 _REPEATS = 200  # operations of a call
 _MODELS, _LANES = 64, 256
+_ROWS, _COLUMNS = 34, 512  # moments of 512 agents
 
 
 def measure(seconds: float, threads: int) -> dict[str, float]:
@@ -47,10 +50,11 @@ def measure(seconds: float, threads: int) -> dict[str, float]:
     key = jax.random.key_data(jax.random.key(0))
     rng_state = jnp.zeros(_LENGTH, jnp.uint32), key
     rates = {
-        "exponentials_per_second": _LENGTH * _jax_rate(lambda x: jnp.exp(-x), x, seconds),
+        "exponentials_per_second": _LENGTH * _jax_rate(lambda x: fast_exp(-x), x, seconds),
         "words_per_second": 2 * _LENGTH * _jax_rate(ours, (counter, counter), seconds),
         "jax_random_bits_per_second": _LENGTH * _jax_rate(theirs, rng_state, seconds),
         "weight_updates_per_second": _MODELS * _LANES * _jax_rate(*_update(), seconds),
+        "multiply_adds_per_second": _ROWS * _MODELS * _COLUMNS * _jax_rate(*_product(), seconds),
     }
     array = np.linspace(-1, 0, _LENGTH, dtype=np.float32)
     rates["numpy_exponentials_per_second"] = _LENGTH * _numpy_rate(
@@ -90,7 +94,8 @@ def _jax_rate(function: Callable[[Any], Any], carry: Any, seconds: float) -> flo
     sharded = jax.jit(
         jax.shard_map(
             repeat, mesh=mesh, in_specs=(everywhere,), out_specs=everywhere, check_vma=False
-        )
+        ),
+        compiler_options=wide_vectors(),
     )
     best = _fastest(lambda: jax.block_until_ready(sharded(carry)), seconds)
     return _REPEATS * mesh.size / best
@@ -113,6 +118,17 @@ def _update() -> tuple[Callable[[Any], Any], Any]:
 
     weight = jnp.ones((_MODELS, _LANES), jnp.float32)
     return step, (weight, jnp.arange(_LANES, dtype=jnp.int32) % 4)
+
+
+def _product() -> tuple[Callable[[Any], Any], Any]:
+    """A matrix product that makes moments of weights, and what it takes to repeat it."""
+    rows = jnp.linspace(0.0, 1e-3, _ROWS * _MODELS, dtype=jnp.float32).reshape(_ROWS, _MODELS)
+
+    def step(weight: Any) -> Any:
+        moments = jnp.dot(rows, weight, precision=lax.Precision.HIGHEST)
+        return weight.at[0].set(moments[0])
+
+    return step, jnp.ones((_MODELS, _COLUMNS), jnp.float32)
 
 
 def _numpy_rate(make: Callable[[], Callable[[], Any]], seconds: float, threads: int) -> float:

@@ -6,7 +6,8 @@ Run as ``python -m benchmarks.simulate [--quick] [--out FILE] [--runs 5]``; also
 All peers of a case run in one process and take turns; their outcomes must agree within sampling
 error. "NumPy, naive" is the baseline as one first writes it: vectorised over agents, log-beliefs,
 an exponential a step. "Tuned" it keeps clear of denormal numbers and uses all cores. The
-other peers run the algorithm of bnjax. A roofline says what this machine could do at best.
+other peers run the algorithms of bnjax: weights in blocks, or with numba moments of them too. A
+roofline says what this machine could do at best.
 """
 
 from __future__ import annotations
@@ -298,6 +299,7 @@ def _optional(case: Case, threads: int) -> dict[str, Runner]:
             found["numba, agent by agent"] = fused("agent")
         if numba.fits_lanes(problem):
             found["numba, agents as lanes"] = fused("lanes")
+            found["numba, moments"] = fused("moments")
         found["numba, models as lanes"] = fused("rows")
     if installed("torch"):
         from . import _torch_peer as pytorch
@@ -379,20 +381,29 @@ def bound(case: Case, speed: float, rates: dict[str, float]) -> dict[str, Any]:
 
     Each at the measured rate of all cores, as if it were all there is to do.
     """
-    problem: Any = to_bnjax(case)["problem"]
+    from bnjax.learning import _moments as moments
+
+    arguments = to_bnjax(case)
+    problem: Any = arguments["problem"]
     randomised = case.policy is not None and case.policy.randomised
     blocked = isinstance(case.problem, baseline.Categorical) and case.memory is None
-    block = 1.0
-    if blocked:
+    by_moments = moments.can_run_moments(problem, arguments["policy"], arguments["memory"], None)
+    block, updates, products = 1.0, 0, 0.0
+    if by_moments:
+        block = float(moments.DEGREE)
+        products = 2 * (moments.DEGREE + 1) * case.num_models / block
+    elif blocked:
         log_range = largest_log_range(likelihood(problem))
         # A block ends too where random words are made anew.
         block = float(min(steps_between_refreshes(log_range, case.num_models)[0], 32))
+        updates = case.num_models
     # What comes back: the belief of each agent, written on the device and copied to the host.
     result = 2 * 4 * (case.num_models + 10) / case.num_steps
     parts = {
         "random words": (1 + randomised) / rates["words_per_second"],
         "exponentials": case.num_models / block / rates["exponentials_per_second"],
-        "weight updates": case.num_models / rates["weight_updates_per_second"] * blocked,
+        "weight updates": updates / rates["weight_updates_per_second"],
+        "matrix products": products / rates["multiply_adds_per_second"],
         "memory": result / rates["bytes_per_second"],
     }
     nanoseconds = {name: 1e9 * seconds for name, seconds in parts.items()}
@@ -528,6 +539,7 @@ _COLOURS = {  # Okabe and Ito (2008): told apart by the colour-blind; markers fo
     "NumPy, blocked, tuned": ("#0072B2", "^", "--"),
     "numba, agents as lanes": ("#009E73", "D", "-."),
     "numba, models as lanes": ("#CC79A7", "v", "-."),
+    "numba, moments": ("#56B4E9", "X", "-."),
     "PyTorch, blocked": ("#E69F00", "P", "--"),
 }
 

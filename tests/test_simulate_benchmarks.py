@@ -60,6 +60,7 @@ PEERS = {
     "counts": lambda *a, **k: baseline.simulate(*a, form="counts", **k),
     "blocked": lambda *a, **k: baseline.simulate(*a, form="blocked", chunk=1500, **k),
     "numba lanes": lambda *a, **k: numba_peer().simulate(*a, layout="lanes", **k),
+    "numba moments": lambda *a, **k: numba_peer().simulate(*a, layout="moments", **k),
     "numba rows": lambda *a, **k: numba_peer().simulate(*a, layout="rows", num_threads=2, **k),
     "torch": lambda *a, **k: torch_peer().simulate(*a, num_threads=2, **k),
 }

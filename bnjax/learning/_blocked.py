@@ -120,7 +120,7 @@ def run_blocked(
 
     def refresh(counts: Array) -> tuple[Array, Array, Array]:
         """Weights, their rounding, and which pairs would kill a model that is alive."""
-        weight, slack, alive = believer.weights(counts, table.top)
+        weight, slack, alive = believer.weights(counts, table.top, excludes)
         nothing = jnp.zeros((1, num_lanes), bool)
         return weight, slack, believer.deadly(alive) if excludes else nothing
 

@@ -64,21 +64,35 @@ class Believer(NamedTuple):
         return self.agent.likelihood.log_belief(self.prior, evidence, evidence > 0)[0]
 
     def weights(
-        self, counts: Float[Array, "codes agents"], top: float
+        self, counts: Float[Array, "codes agents"], top: float, excludes: bool
     ) -> tuple[
         Float[Array, "models agents"], Float[Array, " agents"], Bool[Array, "models agents"]
     ]:
         """Weights of the models, each times the size of its features; the largest is ``top``.
+
+        Parameters
+        ----------
+        counts : of pairs (action, consequence).
+        top : a positive number.
+        excludes : whether some model may rule out what happens.
 
         Returns
         -------
         the weights; how far rounding may have moved their logs, in nats, on average; and which
         models are alive.
         """
-        log = self.log_belief(counts) + self.agent.table.log_size[:, None]
+        likelihood = self.agent.likelihood
+        flat = likelihood.log_ratio.reshape(self.prior.shape[0], -1)
+        # A product of matrices, which is not computed twice as a part of two loops would be.
+        log = jnp.dot(flat, counts, precision=lax.Precision.HIGHEST)
+        log = log + (self.prior + self.agent.table.log_size[:, None])
+        if excludes:
+            seen = (counts > 0).astype(counts.dtype)
+            out = likelihood.ruled_out.reshape(flat.shape).astype(counts.dtype)
+            log = jnp.where(jnp.dot(out, seen) > 0, -jnp.inf, log)
         peak = log.max(0)
         weight = fast_exp(log + (math.log(top) - jnp.where(peak > -jnp.inf, peak, 0.0)))
-        slack = self.agent.likelihood.mean_rounding(weight, self._evidence(counts))
+        slack = likelihood.mean_rounding(weight, self._evidence(counts))
         return weight, slack, log > -jnp.inf
 
     def deadly(self, alive: Bool[Array, "models agents"]) -> Bool[Array, "codes agents"]:

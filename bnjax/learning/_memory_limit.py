@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _COPIES = 2  # of the results: as they are gathered, and as they are returned
+_LITTLE = 2**26  # bytes that need no question, which takes longer than a small population
 
 
 def check_fits(each: int, num_agents: int, at_once: int) -> None:
@@ -16,9 +17,10 @@ def check_fits(each: int, num_agents: int, at_once: int) -> None:
     num_agents : how many agents there are in all.
     at_once : how many of them, or of those that fill the last tile, are being worked on.
     """
-    available = available_memory()
     size = each * num_agents
-    if available is not None and _COPIES * size + each * at_once > available:
+    wanted = _COPIES * size + each * at_once
+    available = available_memory() if wanted > _LITTLE else None
+    if available is not None and wanted > available:
         raise ValueError(
             f"the results of {num_agents:,} agents would take {_readable(size)}, twice that while "
             f"they are gathered, and {_readable(each * at_once)} more to work with; "

@@ -23,11 +23,10 @@ begins. Agents that are left behind are gathered and go on in smaller groups.
 from __future__ import annotations
 
 import math
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
@@ -43,9 +42,7 @@ from ._plain import Tile
 from ._random import words
 from ._record import Record, Running, Trajectory
 
-_DEGREE = 16  # D: most steps from one belief
-_WINDOW = 16  # steps whose fates are drawn together: half of the bits of a word
-_CHUNK = 512  # steps after which agents wait for each other
+DEGREE = 16  # D: most steps from one belief, whose fates are half of the bits of a word
 
 
 def can_run_moments(
@@ -56,7 +53,7 @@ def can_run_moments(
 ) -> bool:
     """Whether this simulator serves, and is worth it: it wants stretches of many steps."""
     truth = problem.consequence
-    often = isinstance(record, Trajectory) and record.every < _DEGREE
+    often = isinstance(record, Trajectory) and record.every < DEGREE
     return (
         isinstance(truth, Categorical)
         and truth.probs.shape == (2, 2)
@@ -68,13 +65,13 @@ def can_run_moments(
 
 
 class _Fates(NamedTuple):
-    """What chance brings, a bit for each step of a window from the lowest: [..., N] words.
+    """What chance brings in the next D steps of each agent, a bit for each from the lowest.
 
     In each word the lower half is for the first, the upper half for the second quantity.
     """
 
-    outcomes: UInt32[Array, "*windows agents"]  # which consequence either action would have
-    trembles: UInt32[Array, "*windows agents"]  # whether play trembles, and to which action
+    outcomes: UInt32[Array, " agents"]  # which consequence either action would have
+    trembles: UInt32[Array, " agents"]  # whether play trembles, and to which action
 
 
 class _Table(NamedTuple):
@@ -94,33 +91,18 @@ def run_moments(
     excludes: bool,
 ) -> Tile:
     """Simulate a tile of agents: parameters as for `run_blocked`."""
-    believer, num_lanes = Believer.of(agent, log_prior), keys.shape[1]
-    table = _table(agent)
-    num_windows = -(-min(_CHUNK, num_steps) // _WINDOW)
-
-    def foresee(start: Array, end: Array) -> _Fates:
-        """Fates of the steps from ``start`` on, for as many windows as are needed."""
-        none = jnp.zeros((num_windows, num_lanes), jnp.uint32)
-
-        def window(i: Array, fates: _Fates) -> _Fates:
-            new = _foresee(agent, words(keys, start + _WINDOW * i, _WINDOW))
-            put = partial(lax.dynamic_update_index_in_dim, index=i, axis=0)
-            return jax.tree.map(put, fates, new)
-
-        needed = (end - start + _WINDOW - 1) // _WINDOW
-        return lax.fori_loop(0, needed, window, _Fates(none, none))
+    believer, table = Believer.of(agent, log_prior), _table(agent)
 
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
-        end = jnp.minimum(start + _CHUNK, until)
-        fates = foresee(start, end)
+        """Each agent goes at its own pace."""
         lives = lax.while_loop(
-            lambda lives: (lives.time < end).any(),
-            lambda lives: _block(believer, table, lives, fates, start, end, num_steps, excludes),
+            lambda lives: (lives.time < until).any(),
+            lambda lives: _block(believer, table, keys, lives, until, num_steps, excludes),
             lives,
         )
-        return lives, end
+        return lives, until
 
-    return live(believer, num_lanes, advance, num_steps, record)
+    return live(believer, keys.shape[1], advance, num_steps, record)
 
 
 def _table(agent: Agent) -> _Table:
@@ -135,14 +117,14 @@ def _table(agent: Agent) -> _Table:
         for outcome in range(2):
             base = probs[:, action, outcome]
             power = [jnp.ones_like(base)]
-            for _ in range(_DEGREE):
+            for _ in range(DEGREE):
                 power.append(power[-1] * base)
             powers.append(power)
-        rows += [powers[0][_DEGREE - i] * powers[1][i] for i in range(_DEGREE + 1)]
+        rows += [powers[0][DEGREE - i] * powers[1][i] for i in range(DEGREE + 1)]
     eps = float(jnp.finfo(dtype).eps)
     # Likelihoods do not quite sum to one: a block of steps multiplies that up.
     off = jnp.where(total > 0, jnp.abs(total - 1), 0.0).max()
-    unsure = _DEGREE * (4 * eps + off)
+    unsure = DEGREE * (4 * eps + off)
     return _Table(jnp.stack(rows), unsure.astype(dtype), _steps(probs))
 
 
@@ -154,18 +136,18 @@ def _steps(probs: Float[Array, "models actions outcomes"]) -> Int[Array, ""]:
     that much smaller.
     """
     nats, _ = weight_range(probs.dtype, probs.shape[0])
-    nats = nats - _DEGREE * math.log(2) - math.log(_DEGREE + 1)
+    nats = nats - DEGREE * math.log(2) - math.log(DEGREE + 1)
     least = jnp.where(probs > 0, probs, 1.0).min()
     steps = jnp.floor(nats / jnp.maximum(-jnp.log(least), 1e-3))
-    return jnp.clip(steps, 1, _DEGREE).astype(jnp.int32)
+    return jnp.clip(steps, 1, DEGREE).astype(jnp.int32)
 
 
 def _foresee(agent: Agent, bits: UInt32[Array, "steps 2 agents"]) -> _Fates:
-    """All of chance in a window, which does not depend on beliefs."""
-    places = jnp.arange(_WINDOW, dtype=jnp.uint32)[:, None]
+    """All of chance, which does not depend on beliefs."""
+    places = jnp.arange(DEGREE, dtype=jnp.uint32)[:, None]
 
     def word(lower: Array, upper: Array) -> UInt32[Array, " agents"]:
-        both = lower.astype(jnp.uint32) | upper.astype(jnp.uint32) << _WINDOW
+        both = lower.astype(jnp.uint32) | upper.astype(jnp.uint32) << DEGREE
         return (both << places).sum(0, dtype=jnp.uint32)
 
     truth: Any = agent.problem.consequence
@@ -184,43 +166,32 @@ def _foresee(agent: Agent, bits: UInt32[Array, "steps 2 agents"]) -> _Fates:
 def _block(
     believer: Believer,
     table: _Table,
+    keys: UInt32[Array, "2 agents"],
     lives: Lives,
-    fates: _Fates,
-    start: Int[Array, ""],
-    end: Int[Array, ""],
+    until: Int[Array, ""],
     num_steps: int,
     excludes: bool,
 ) -> Lives:
     """Steps of every agent from one belief: until its action changes, and that step too."""
     agent = believer.agent
     _, top = weight_range(lives.counts.dtype, table.moments.shape[1])
-    weight, slack, alive = believer.weights(lives.counts, top)
+    weight, slack, alive = believer.weights(lives.counts, top, excludes)
     favoured, boundary = agent.policy.boundary(slack + table.unsure)
     features = agent.table.features
     gain = sum(features[:, f, None] * coefficient for f, coefficient in enumerate(boundary))
     moments = jnp.dot(table.moments, weight * gain, precision=lax.Precision.HIGHEST)
     dead = believer.deadly(alive) if excludes else None
-    # Blocks end where those of the words and the quarters do.
     time = lives.time
-    window = (time - start) // _WINDOW
-    room = (
-        jnp.minimum(
-            start + _WINDOW * (window + 1), jnp.minimum(end_of_quarter(time, num_steps), end)
-        )
-        - time
-    )
-    room = jnp.minimum(room, table.steps)
-    lane = jnp.arange(time.shape[0], dtype=jnp.int32)
-    place = jnp.minimum(window, fates.outcomes.shape[0] - 1) * time.shape[0] + lane
-    own = jax.tree.map(lambda x: x.reshape(-1).at[place].get(mode="promise_in_bounds"), fates)
-    ahead = jnp.mod(time - start, _WINDOW).astype(jnp.uint32)
+    end = jnp.minimum(until, end_of_quarter(time, num_steps))
+    room = jnp.minimum(end - time, table.steps)
+    fates = _foresee(agent, words(keys, time, DEGREE))
     # A branch that is always taken: without it, a compiler would compute all of it anew in each
     # of the loops that use it.
     packed = lax.cond(
-        end > start,
+        lives.time[0] >= 0,
         lambda *args: _decided(favoured, *args),
         lambda *args: jnp.zeros_like(args[1]),
-        moments, lives.intended, own, ahead, room, dead,
+        moments, lives.intended, fates, room, dead,
     )  # fmt: skip
 
     def field(low: int, width: int) -> Array:
@@ -257,8 +228,7 @@ def _decided(
     favoured: int,
     moments: Float[Array, "rows agents"],
     intended: Int[Array, " agents"],
-    own: _Fates,
-    ahead: UInt32[Array, " agents"],
+    fates: _Fates,
     room: Int[Array, " agents"],
     dead: Bool[Array, "codes agents"] | None,
 ) -> Int[Array, " agents"]:
@@ -269,14 +239,14 @@ def _decided(
     """
     full, one = jnp.uint32(2**32 - 1), jnp.uint32(1)
     second = intended == 1
-    first_outcomes, second_outcomes = own.outcomes >> ahead, own.outcomes >> ahead + _WINDOW
-    trembles, pieces = own.trembles >> ahead, own.trembles >> ahead + _WINDOW
-    rows = range(_DEGREE + 1)
-    row = [jnp.where(second, moments[_DEGREE + 1 + i], moments[i]) for i in rows]
+    first_outcomes, second_outcomes = fates.outcomes, fates.outcomes >> DEGREE
+    trembles, pieces = fates.trembles, fates.trembles >> DEGREE
+    rows = range(DEGREE + 1)
+    row = [jnp.where(second, moments[DEGREE + 1 + i], moments[i]) for i in rows]
     seen = jnp.where(second, second_outcomes, first_outcomes)
     favours = jnp.zeros_like(seen)
-    for step in range(_DEGREE):
-        left, bit = _DEGREE - step, jnp.uint32(step)
+    for step in range(DEGREE):
+        left, bit = DEGREE - step, jnp.uint32(step)
         value = reduce(add, (math.comb(left, i) * row[i] for i in range(left + 1)))
         favours = favours | ((value > 0).astype(jnp.uint32) << bit)
         odd = ((seen >> bit) & one) == 1

@@ -42,17 +42,17 @@ def agent_keys(key: Array, agents: Int[Array, " agents"]) -> UInt32[Array, "2 ag
 
 
 def words(
-    key: UInt32[Array, "2 *batch"], start: Int[Array, ""], num: int
+    key: UInt32[Array, "2 *batch"], start: Int[Array, "*#batch"], num: int
 ) -> UInt32[Array, "num 2 *batch"]:
     """Two words for each of the steps ``start``, ..., ``start + num - 1`` of a stream.
 
     Parameters
     ----------
     key : the two words of an agent's key; many agents along trailing dimensions.
-    start : first step.
+    start : first step, of all or of each.
     num : how many steps.
     """
-    counters = start.astype(jnp.uint32) + jnp.arange(num, dtype=jnp.uint32)
-    counters = counters.reshape(-1, *(1,) * (key.ndim - 1))
+    steps = jnp.arange(num, dtype=jnp.uint32).reshape(-1, *(1,) * (key.ndim - 1))
+    counters = start.astype(jnp.uint32) + steps
     pair = threefry((key[0], key[1]), (counters, jnp.zeros_like(counters)))
     return jnp.stack(jnp.broadcast_arrays(*pair), axis=1)

@@ -35,8 +35,7 @@ from ._results import Simulation
 # Weights of a tile on a CPU: they should stay in the second-level cache.
 _TILE_CPU, _TILE_ACCELERATOR = 32_768, 4_194_304
 _MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 512, 65_536
-# Tiles that a device has room for at a time: progress moves, and memory stays bounded. The same
-# for all populations, because a compiler may round differently where a shape differs.
+# Tiles that a device has room for at a time: progress moves, and memory stays bounded.
 _MOST_TILES = 16
 _MOST_TILE_BYTES, _MOST_ROOM_BYTES = 2**26, 2**28
 
@@ -148,7 +147,10 @@ def simulate(
         stacked = lax.map(lambda i: _run_tile(plan, population, i), tiles)
         return _merge(stacked, num_agents)
     check_fits(each, num_agents, mesh().size * (plan.tiles + 2) * plan.lanes)
-    return _run(plan, population, num_agents, progress)
+    # No more room than is needed, which would only be cleared; powers of two, to compile less.
+    needed = -(-num_agents // (plan.lanes * mesh().size))
+    room = min(plan.tiles, 1 << (needed - 1).bit_length())
+    return _run(dataclasses.replace(plan, tiles=room), population, num_agents, progress)
 
 
 def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) -> Array:
@@ -422,7 +424,7 @@ def _run(
     assert structure is not None
     join = jnp.concatenate if _stays(devices) else np.concatenate
     whole = [x[0] if len(x) == 1 else join(x) for x in zip(*pieces, strict=True)]
-    return jax.tree.unflatten(structure, [jnp.asarray(x) for x in whole])
+    return jax.tree.unflatten(structure, jax.device_put(whole))
 
 
 def _stays(devices: int) -> bool:

@@ -1,0 +1,176 @@
+"""Sixteen decisions from seventeen moments: the algebra exactly, and lives as step by step."""
+
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bnjax as bn
+from bnjax._numerics import fast_exp
+from bnjax.learning import _moments as moments
+from bnjax.learning import _simulate
+from bnjax.learning._agent import Agent
+from tests.oracles.random_problems import random_problem
+from tests.test_simulate import assert_same_lives, one_axis, plainly
+
+pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a simulator of CPUs")
+KEY = jax.random.key(3)
+DEGREE = moments.DEGREE
+
+
+def two_by_two(seed, kind="generic", num_models=9):
+    shape = {"num_actions": 2, "num_models": num_models, "num_consequences": 2}
+    return bn.Problem(**random_problem(seed, kind, **shape))
+
+
+def run(problem, num_steps=300, **options):
+    """A population by this simulator; its results must be those of the plain one."""
+    policy = options.get("policy", bn.BestResponse())
+    memory, record = bn.PerfectMemory(), options.get("record")
+    assert _simulate._engine(problem, policy, memory, record, 64) == "moments"
+    options = {"num_agents": 128, "num_steps": num_steps, "tile": 64, **options}
+    return bn.simulate(problem, KEY, **options), plainly(problem, KEY, **options)
+
+
+def test_decisions_follow_from_moments_in_exact_arithmetic():
+    """Against sums over models in rational numbers, whose signs no rounding touches."""
+    rng, decided = np.random.default_rng(0), 0
+    for _ in range(60):
+        probs = [Fraction(int(x), 16) for x in rng.integers(0, 17, 5)]
+        weights = [Fraction(int(x)) for x in rng.integers(-9, 10, 5)]
+        row = [
+            sum(w * (1 - q) ** (DEGREE - i) * q**i for w, q in zip(weights, probs, strict=True))
+            for i in range(DEGREE + 1)
+        ]
+        seen = rng.integers(0, 2, DEGREE)
+        signs = []
+        for step in range(DEGREE):
+            k = int(seen[:step].sum())
+            likelihood = [(1 - q) ** (step - k) * q**k for q in probs]
+            signs.append(sum(w * x for w, x in zip(weights, likelihood, strict=True)))
+        # What nobody could decide in floating point is not asked for.
+        if min(abs(x) for x in signs) < Fraction(1, 10**4) * max(abs(x) for x in signs):
+            continue
+        decided += 1
+        favours = [x > 0 for x in signs]
+        action = int(favours[0])
+        stop = next((i for i, x in enumerate(favours) if x != action), DEGREE - 1)
+        word = sum(int(x) << i for i, x in enumerate(seen))
+        both = np.float32([[float(x)] for x in row + row])
+        found = int(
+            moments._decided(
+                1,
+                jnp.asarray(both),
+                jnp.asarray([action], jnp.int32),
+                moments._Fates(
+                    jnp.asarray([word | (word ^ 0xFFFF) << 16], jnp.uint32)
+                    if action == 0
+                    else jnp.asarray([(word ^ 0xFFFF) | word << 16], jnp.uint32),
+                    jnp.zeros(1, jnp.uint32),
+                ),
+                jnp.asarray([DEGREE], jnp.int32),
+                None,
+            )[0]
+        )
+        meant = int(favours[stop])
+        outcome = seen[stop] if meant == action else 1 - seen[stop]
+        assert found & 31 == stop
+        assert found >> 5 & 31 == seen[:stop].sum()
+        assert [found >> i & 1 for i in (10, 11, 12, 13)] == [meant, meant, outcome, 1]
+    assert decided > 20
+
+
+def test_table_of_moments_in_exact_arithmetic():
+    problem = two_by_two(4)
+    rows = np.asarray(moments._table(Agent(problem)).moments)
+    models = np.asarray(problem.models)
+    for action in range(2):
+        for m in range(problem.num_models):
+            pair = [Fraction(float(x)) for x in models[m, action]]
+            total = sum(pair)
+            r, q = (x / total for x in pair)
+            for i in range(DEGREE + 1):
+                want = float(r ** (DEGREE - i) * q**i)
+                assert rows[action * (DEGREE + 1) + i, m] == pytest.approx(want, rel=4e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["generic", "infinite", "unsupported"])
+def test_lives_are_those_of_the_plain_simulator(kind, seed):
+    assert_same_lives(*run(two_by_two(seed, kind)), but=0.02)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy": bn.BestResponse("last")},
+        {"policy": bn.EpsilonGreedy(0.1)},
+        {"exploration": 0.3},
+        {"num_steps": 1500},
+        {"num_steps": 7},
+    ],
+    ids=str,
+)
+def test_lives_whatever_the_options(options):
+    assert_same_lives(*run(one_axis(0.7, 0.6), **options), but=0.02)
+
+
+def test_lives_of_agents_who_never_settle():
+    found, plain = run(one_axis(0.4, 0.35))
+    assert (found.outcome == bn.Outcome.MIXING).mean() > 0.9
+    assert_same_lives(found, plain, but=0.02)
+
+
+def test_lives_under_priors_of_their_own():
+    problem = two_by_two(5)
+    priors = jax.random.normal(jax.random.key(1), (128, problem.num_models))
+    assert_same_lives(*run(problem, log_prior=3 * priors), but=0.02)
+
+
+def test_snapshots_are_those_of_the_plain_simulator():
+    found, plain = run(one_axis(0.7, 0.6), record=bn.Trajectory(50, beliefs=True))
+    for name in ("action_counts", "intended", "mean_theta", "belief"):
+        a, b = (np.asarray(getattr(x.trajectory, name)) for x in (found, plain))
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_lives_in_double_precision(x64):
+    found, plain = run(two_by_two(6))
+    assert found.log_belief.dtype == jnp.float64
+    assert_same_lives(found, plain)
+
+
+def test_rare_events_shorten_blocks():
+    """Models that hardly allow what happens: their weights would be flushed in sixteen steps."""
+    rare = jnp.array([1e-9, 1e-12, 2e-9, 1e-10])
+    rates = jnp.stack([rare, rare[::-1]], axis=1)
+    problem = bn.Problem(
+        [[0.5, 0.5], [0.45, 0.55]], jnp.stack([1 - rates, rates], axis=-1), [[0.0, 1.0]] * 2
+    )
+    assert 1 <= int(moments._table(Agent(problem)).steps) < DEGREE
+    assert_same_lives(*run(problem), but=0.02)
+
+
+def test_who_decides_what_this_simulator_serves():
+    problem, memory = one_axis(0.7, 0.6), bn.PerfectMemory()
+    for policy, record, want in (
+        (bn.BestResponse("uniform"), None, "blocked"),
+        (bn.Logit(0.1), None, "blocked"),
+        (bn.BestResponse(), bn.Trajectory(5), "blocked"),
+        (bn.EpsilonGreedy(0.1), bn.Trajectory(50), "moments"),
+    ):
+        assert _simulate._engine(problem, policy, memory, record, 64) == want
+    three = bn.Problem(**random_problem(0, num_actions=3, num_consequences=2))
+    assert _simulate._engine(three, bn.BestResponse(), memory, None, 64) == "blocked"
+
+
+def test_fast_exponential():
+    numbers = np.concatenate([np.linspace(-87.3, 87.9, 20_001), [0.0, -0.0]]).astype(np.float32)
+    found = np.asarray(fast_exp(jnp.asarray(numbers)), float)
+    want = np.array([math.exp(x) for x in numbers.tolist()])
+    assert (np.abs(found - want) <= 2.5 * np.finfo(np.float32).eps * want).all()
+    tiny = jnp.array([-88.5, -1e6, -jnp.inf])
+    np.testing.assert_array_equal(fast_exp(tiny), 0.0)
