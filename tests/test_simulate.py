@@ -336,28 +336,31 @@ def test_adding_agents_never_changes_the_earlier_ones():
             np.testing.assert_array_equal(a, b[:num_agents])
 
 
+def on_the_devices():
+    """Populations of every simulator of CPUs; one problem has no parameters."""
+    options = {"num_agents": 700, "num_steps": 60, "tile": 64, "record": bn.Trajectory(20)}
+    nameless = bn.Problem(**random_problem(1, num_actions=2, num_consequences=2, num_models=70))
+    return [
+        *(
+            bn.simulate(one_axis(0.4, 0.4), jax.random.key(1), **options, **choice)
+            for choice in ({}, {"memory": bn.WindowMemory(9)}, {"policy": bn.Logit(0.1)})
+        ),
+        bn.simulate(nameless, jax.random.key(2), num_agents=900, num_steps=300, tile=128),
+    ]
+
+
 def test_devices_do_not_change_results(tmp_path):
     code = """
 import sys, jax
 jax.config.update("jax_num_cpu_devices", 4)
-import numpy as np, bnjax as bn
-from tests.test_simulate import one_axis
-options = {"num_agents": 700, "num_steps": 60, "tile": 64, "record": bn.Trajectory(20)}
-found = [
-    bn.simulate(one_axis(0.4, 0.4), jax.random.key(1), memory=memory, **options)
-    for memory in (bn.PerfectMemory(), bn.WindowMemory(9))
-]
-np.savez(sys.argv[1], *jax.tree.leaves(found))
+import numpy as np
+from tests.test_simulate import on_the_devices
+np.savez(sys.argv[1], *jax.tree.leaves(on_the_devices()))
 """
     file = tmp_path / "four.npz"
     subprocess.run([sys.executable, "-c", code, str(file)], cwd=ROOT, check=True)
-    options = {"num_agents": 700, "num_steps": 60, "tile": 64, "record": bn.Trajectory(20)}
     assert jax.local_device_count() == 1
-    found = [
-        bn.simulate(one_axis(0.4, 0.4), jax.random.key(1), memory=memory, **options)
-        for memory in (bn.PerfectMemory(), bn.WindowMemory(9))
-    ]
-    leaves, others = jax.tree.leaves(found), np.load(file)
+    leaves, others = jax.tree.leaves(on_the_devices()), np.load(file)
     assert len(leaves) == len(others.files)
     for leaf, name in zip(leaves, others.files, strict=True):
         np.testing.assert_array_equal(leaf, others[name])

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._check import as_float, check_exploration, check_key, is_concrete, whole
-from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split, wide_vectors
+from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, put, split, wide_vectors
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, likelihood
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -384,7 +384,7 @@ def _run_tiles(plan: _Plan, population: _Population, first: Array, counts: Array
 
         def one(i: Array, room: Simulation) -> Simulation:
             new = _run_tile(plan, population, first[0] + i)
-            return jax.tree.map(lambda whole, part: whole.at[i].set(part), room, new)
+            return put(room, new, i)
 
         return lax.fori_loop(0, counts[0], one, room)
 
