@@ -1,14 +1,10 @@
 """The devices that share the work."""
 
-from __future__ import annotations
-
 import functools
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
 
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec("devices")
 
@@ -44,14 +40,3 @@ def everywhere() -> NamedSharding:
 def split() -> NamedSharding:
     """Equal shares, one a device, of the leading axis."""
     return NamedSharding(mesh(), SPLIT)
-
-
-def put(room: Any, new: Any, place: Array) -> Any:
-    """Arrays with others put at a place along their leading axis, for use inside a shard."""
-
-    def one(room: Array, new: Array) -> Array:
-        # An update of nothing (of problems without parameters) crashes the partitioner of XLA in
-        # JAX 0.11.
-        return room.at[place].set(new) if new.size else room
-
-    return jax.tree.map(one, room, new)

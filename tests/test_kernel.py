@@ -95,4 +95,4 @@ def test_populations_on_a_gpu_use_it(monkeypatch):
     monkeypatch.setattr(inside, "can_run_kernel", lambda *_: False)
     other = bn.simulate(problem, jax.random.key(2), num_agents=5000, num_steps=300)
     same = (one.frequency == other.frequency).all(1)
-    assert same.mean() > 0.999  # ties may be rounded otherwise
+    assert same.mean() > 0.998  # ties may be rounded otherwise

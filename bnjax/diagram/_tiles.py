@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
-from .._devices import EVERYWHERE, SPLIT, everywhere, put, split
+from .._devices import EVERYWHERE, SPLIT, everywhere, split
 from ..equilibrium._solve import prepare
 from ..equilibrium._tolerance import Tolerance, default_tolerance
 from ..problem import AbstractProblem
@@ -149,7 +149,7 @@ def _answer_tile(
         # Not `lax.map`: the last tile of a diagram, or the only one, is seldom full.
         def step(i: Array, results: tuple[Any, Array]) -> tuple[Any, Array]:
             new = answer_block(shared, points[i], indices[i])
-            return put(results, new, i)
+            return jax.tree.map(lambda whole, part: whole.at[i].set(part), results, new)
 
         needed = (counts[0] + block - 1) // block
         results = jax.lax.fori_loop(0, needed, step, results)

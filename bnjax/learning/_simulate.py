@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._check import as_float, check_exploration, check_key, is_concrete, whole
-from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, put, split, wide_vectors
+from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split, wide_vectors
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, likelihood
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -379,12 +379,17 @@ def _run_tiles(plan: _Plan, population: _Population, first: Array, counts: Array
     """Simulate, on each device, ``counts`` tiles from number ``first``."""
 
     def share(population: _Population, first: Array, counts: Array) -> Simulation:
+        # Arrays without elements (problems may have no parameters) are made here: as arguments of a
+        # loop they crash XLA's partitioner in JAX 0.11.
+        population = jax.tree.map(
+            lambda x: x if x.size else jnp.zeros(x.shape, x.dtype), population
+        )
         shapes = jax.eval_shape(lambda i: _run_tile(plan, population, i), first[0])
         room = jax.tree.map(lambda x: jnp.zeros((plan.tiles, *x.shape), x.dtype), shapes)
 
         def one(i: Array, room: Simulation) -> Simulation:
             new = _run_tile(plan, population, first[0] + i)
-            return put(room, new, i)
+            return jax.tree.map(lambda whole, part: whole.at[i].set(part), room, new)
 
         return lax.fori_loop(0, counts[0], one, room)
 
