@@ -155,6 +155,18 @@ def test_rare_events_shorten_blocks():
     assert_same_lives(*run(problem), but=0.02)
 
 
+def test_what_makes_no_sense_comes_to_an_end():
+    def late(p):
+        rates = jnp.array([[0.3, 0.6], [0.7, 0.4]])
+        models = jnp.stack([1 - rates, rates], axis=-1) * p
+        problem = bn.Problem([[0.5, 0.5], [0.4, 0.6]], models, [[0.0, 1.0]] * 2)
+        return bn.simulate(problem, KEY, num_agents=8, num_steps=40, tile=8).late_frequency
+
+    found = jax.jit(jax.vmap(late))(jnp.array([1.0, jnp.nan, 0.0, -1.0]))
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1:]).all()
+
+
 def test_who_decides_what_this_simulator_serves():
     problem, memory = one_axis(0.7, 0.6), bn.PerfectMemory()
     for policy, record, want in (

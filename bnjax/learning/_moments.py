@@ -11,13 +11,12 @@ where g_m is what the model says for one action less what it says against it: mu
 (r + q)^n = 1 and expand. So D + 1 moments (the coefficients of a polynomial in Bernstein's basis)
 hold all of the next D decisions, whatever happens, for a matrix product and a few operations a
 step, instead of a sum over all models at every step. A consequence seen drops the moment at one
-end.
-All terms are positive but for g, so that nothing cancels that does not cancel in the
+end. All terms are positive but for g, so that nothing cancels that does not cancel in the
 decision itself.
 
 Which consequence each action would bring about is drawn beforehand, and lies in the bits of a
-word. Where an agent changes its action, or trembles, its block of steps ends there, and a new one
-begins. Agents that are left behind are gathered and go on in smaller groups.
+word. Where an agent changes its action, or trembles, its block of steps ends, and a new one begins:
+agents go at their own pace.
 """
 
 from __future__ import annotations
@@ -138,8 +137,9 @@ def _steps(probs: Float[Array, "models actions outcomes"]) -> Int[Array, ""]:
     nats, _ = weight_range(probs.dtype, probs.shape[0])
     nats = nats - DEGREE * math.log(2) - math.log(DEGREE + 1)
     least = jnp.where(probs > 0, probs, 1.0).min()
-    steps = jnp.floor(nats / jnp.maximum(-jnp.log(least), 1e-3))
-    return jnp.clip(steps, 1, DEGREE).astype(jnp.int32)
+    steps = nats / jnp.maximum(-jnp.log(least), 1e-3)
+    # One at least, even of what is not a number: every block has to get somewhere.
+    return jnp.clip(steps.astype(jnp.int32), 1, DEGREE)
 
 
 def _foresee(agent: Agent, bits: UInt32[Array, "steps 2 agents"]) -> _Fates:
