@@ -299,6 +299,24 @@ def test_support_earns_a_certificate(bounded):
     assert bn.Phase(int(bn.phase(lone, exploration))) == bn.Phase.SAFE
 
 
+@pytest.mark.parametrize("kind", [D.RewardBonus(), D.Together(D.Argument("gain", 0.0, 1.0))])
+def test_a_design_that_rules_out_nothing_claims_nothing_of_its_models(bounded, kind):
+    """What holds is then due to the problem as designed, with all of the scenario's models."""
+    made = plan(bn.scenarios.deception, {"p_detect": (0.3, 0.9)}, kind, threshold=1e-3)
+    paid = jnp.asarray([-1.0, 1.0]) if isinstance(kind, D.RewardBonus) else (jnp.zeros(()),)
+    found = support_certificate(made.situation, paid, {"p_detect": np.linspace(0, 1, 9)}, 1e-3)
+    np.testing.assert_array_equal(found.models_kept, found.models)
+    assert found.holds
+    assert not found.rules_out
+    whole = dataclasses.replace(bounded, design=kind, parameters=paid, support=found)
+    assert whole.headline == (
+        "certified exactly: whoever best responds in the problem as designed ends up safe, "
+        "whatever the prior on its models"
+    )
+    assert bounded.support.rules_out
+    assert bounded.headline.endswith("best responds with these models ends up safe")
+
+
 def test_a_design_that_leaves_no_model_says_so(bounded):
     """Bounds between two models: nothing is ruled out, nothing certified, and all that aloud."""
     made = plan(two_models_arguments, {}, D.SupportBounds(), threshold=1e-3)

@@ -86,6 +86,8 @@ class DesignResult:
     @property
     def headline(self) -> str:
         """What has been earned, in words."""
+        if self.support.holds and not self.support.rules_out:
+            return _NOTHING_RULED_OUT
         empty = int((self.support.models_kept == 0).sum())
         if not empty:
             return _HEADLINE[self.earned]
@@ -161,6 +163,11 @@ _HEADLINE = {
     "statistical": "certified by simulation only: safe for this prior, memory, policy and horizon",
     "none": "FAILED: the design has earned no certificate",
 }
+# Who bounds no models has changed the problem itself, and the models are those of the scenario.
+_NOTHING_RULED_OUT = (
+    "certified exactly: whoever best responds in the problem as designed ends up safe, whatever "
+    "the prior on its models"
+)
 
 
 def _parameters(design: AbstractDesign, parameters: Any) -> list[str]:
