@@ -67,6 +67,11 @@ def on_files(files, config):
     return files
 
 
+def on_page_content(html, page, config, files):
+    """Leave no dash after what has no description."""
+    return re.sub(r"\u2013\s*<div class=\"doc-md-description\">\s*</div>", "", html)
+
+
 def _public(module):
     """Names that a subpackage makes public, by the convention of its `import x as x`."""
     source = (ROOT / module.replace(".", "/") / "__init__.py").read_text()

@@ -335,8 +335,10 @@ class GaussianProblem(AbstractFiniteProblem):
 
     Parameters
     ----------
-    mean, sd : [A] true mean and standard deviation of the consequence of each action.
-    model_mean, model_sd : [M, A] the same according to each model.
+    mean : [A] true mean of the consequence of each action.
+    sd : [A] its true standard deviation.
+    model_mean : [M, A] the mean according to each model.
+    model_sd : [M, A] the standard deviation according to each model.
     payoff_intercept, payoff_slope : [A] payoff = intercept + slope * consequence.
     log_prior, theta, safe, action_names : as for `Problem`.
 

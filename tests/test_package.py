@@ -79,6 +79,19 @@ def test_public_name(name):
         assert name not in modules, f"bnjax.{name} hides the module of that name"
 
 
+@pytest.mark.parametrize(
+    "package", [n for n in bnjax.__all__ if isinstance(getattr(bnjax, n), ModuleType)]
+)
+def test_public_subpackage(package):
+    """What `help` shows of a package is what `__all__` lists, as its modules are private."""
+    module = getattr(bnjax, package)
+    assert len((module.__doc__ or "").strip()) > 60
+    source = Path(str(module.__file__)).read_text(encoding="utf-8")
+    assert sorted(module.__all__) == sorted(re.findall(r"import (\w+) as \1$", source, re.M))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
 # The README.
 
 

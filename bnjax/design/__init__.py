@@ -1,4 +1,19 @@
-"""Design: how what learners do depends on what they believe at first, and what to do about it."""
+"""Design: priors, and whatever else a designer can change, under which learners end up safe.
+
+`optimize` searches for a design by gradients and certifies what it finds, `pareto` finds what
+safety costs, and `table` puts designs side by side.
+
+- Designs: `LogPrior`, `BetaPrior` and `GaussianPrior` weigh models, `SupportBounds` rules them out,
+  `Width` and `Argument` set arguments of the scenario, `Exploration` sets trembles, `RewardScale`
+  and `RewardBonus` what is paid, `Together` does several of these; `AbstractDesign` and
+  `AbstractPriorDesign` are for your own, with the help of `with_prior` and `divergence`.
+- Results: a `DesignResult` has an `Evaluation` before and after, the `History` of the search, and
+  two certificates: `SupportCertificate`, by exact phases, and `StatisticalCertificate`, by
+  simulated play. A `ParetoFront` has one design for each weight. `Objective` says what is looked
+  for; `NonfiniteObjectiveError` is raised where it is no number.
+- Gradients of simulated lives: `expected` is the mean of a function of a `Life`, with derivatives
+  by the score function, which `score_gradient` returns with its standard error (`ScoreGradient`).
+"""
 
 from ._certificates import StatisticalCertificate as StatisticalCertificate
 from ._certificates import SupportCertificate as SupportCertificate
@@ -29,3 +44,35 @@ from ._results import History as History
 from ._score import ScoreGradient as ScoreGradient
 from ._score import expected as expected
 from ._score import score_gradient as score_gradient
+
+__all__ = [
+    "AbstractDesign",
+    "AbstractPriorDesign",
+    "Argument",
+    "BetaPrior",
+    "DesignResult",
+    "Evaluation",
+    "Exploration",
+    "GaussianPrior",
+    "History",
+    "Life",
+    "LogPrior",
+    "NonfiniteObjectiveError",
+    "Objective",
+    "ParetoFront",
+    "RewardBonus",
+    "RewardScale",
+    "ScoreGradient",
+    "StatisticalCertificate",
+    "SupportBounds",
+    "SupportCertificate",
+    "Together",
+    "Width",
+    "divergence",
+    "expected",
+    "optimize",
+    "pareto",
+    "score_gradient",
+    "table",
+    "with_prior",
+]

@@ -87,8 +87,10 @@ class AbstractDesign(eqx.Module):
 
         Parameters
         ----------
-        parameters, reference : of the design, and those of `init`.
-        before, after : the scenario's problem, and what `problem` makes of it.
+        parameters : of the design.
+        reference : those of `init`.
+        before : the scenario's problem.
+        after : what `problem` makes of it.
         """
         return jnp.zeros(())
 
@@ -111,7 +113,8 @@ class AbstractDesign(eqx.Module):
         Parameters
         ----------
         parameters : of the design.
-        before, after : the reference problem and that of the design, on the same models.
+        before : the reference problem.
+        after : that of the design, on the same models.
         threshold : in (0, 1).
         """
         ratio = jnp.where(before.support, after.log_prior - before.log_prior, -jnp.inf)

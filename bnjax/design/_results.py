@@ -44,18 +44,21 @@ class DesignResult:
 
     Parameters
     ----------
-    design, parameters : what was found.
+    design : what kind.
+    parameters : of it, as found.
     reference : parameters of the reference design.
     situation : environments (those of the certificates), and the rest that a learner is made of.
-    before, after : `Evaluation` of the reference and of the design, at full sharpness, in the
-        environments of the search.
+    before : `Evaluation` of the reference, at full sharpness, in the environments of the search.
+    after : the same of the design.
     history : `History` of all starts.
     best : which start led to the design.
     stretch : how many times as far from the reference as the search went the design lies, so that
         its support is certified; 1 where that was not needed, or did not help.
     threshold : of hard designs.
-    support_before, support : `SupportCertificate` of the reference and of the design.
-    statistical_before, statistical : `StatisticalCertificate`.
+    support_before : `SupportCertificate` of the reference.
+    support : of the design.
+    statistical_before : `StatisticalCertificate` of the reference.
+    statistical : of the design.
     """
 
     design: AbstractDesign

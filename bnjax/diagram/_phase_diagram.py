@@ -76,8 +76,10 @@ def phase_diagram(
         the exact answer. A continuum of models is then learned on `FamilyProblem.discretize`.
     key : a JAX key, from which each cell folds its own by its number (the last axis runs
         fastest). This and what follows only for ``method="simulate"``, as for `simulate`.
-    num_agents, num_steps : of each population. Default: 100 agents, 1,000 steps.
-    policy, memory : of all agents. Default: `BestResponse`, `PerfectMemory`.
+    num_agents : of each population. Default: 100.
+    num_steps : of each population. Default: 1,000.
+    policy : of all agents. Default: `BestResponse`.
+    memory : of all agents. Default: `PerfectMemory`.
 
     Returns
     -------

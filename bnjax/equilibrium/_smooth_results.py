@@ -108,7 +108,8 @@ class SmoothPath(eqx.Module):
     Parameters
     ----------
     memory, temperature : [T] the path.
-    strategy, realised, belief : [T, A], [T, A], [T, M] as in `SmoothEquilibrium`.
+    strategy, realised : [T, A] as in `SmoothEquilibrium`.
+    belief : [T, M] as in `SmoothEquilibrium`.
     code, residual, condition, near_fold : [T] as in `SmoothEquilibrium`.
     change : [T] largest change of an entry of ``strategy`` since the point before (0 at the
         first): a jump is where the branch ended at a fold and play went to another.
