@@ -92,6 +92,14 @@ def test_public_subpackage(package):
         assert getattr(module, name) is not None
 
 
+@pytest.mark.parametrize("name", bnjax.scenarios.__all__)
+def test_scenario_says_where_it_comes_from(name):
+    """In the docstring of the function: the module is hidden by it."""
+    doc = getattr(bnjax.scenarios, name).__doc__
+    assert re.search(r"\b(19|20)\d\d\b|arXiv", doc), f"no source in bnjax.scenarios.{name}"
+    assert ">>> " in doc, f"no example in bnjax.scenarios.{name}"
+
+
 # The README.
 
 
