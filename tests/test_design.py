@@ -337,8 +337,34 @@ def test_summaries_name_what_was_designed(bounded):
     several = dataclasses.replace(bounded.support, method="bounds; 9 of 25 proved by certify")
     several = dataclasses.replace(bounded, design=design, parameters=found, support=several)
     lines = several.summary().splitlines()
-    assert lines[1:4] == ["gain: 1.5", "exploration: 0.2", "LogPrior: [0. 1.]"]
+    assert lines[1:4] == [
+        "gain: 1.5",
+        "exploration: 0.2",
+        "LogPrior, nats added to log-weights: [0. 1.]",
+    ]
     assert any("exploration 0; bounds; 9 of 25 proved by certify" in line for line in lines)
+
+
+def test_summaries_have_the_units_of_the_scenario(bounded):
+    """A bound of a half, on a rate that the models put between 0 and 0.5, is 0.25."""
+    scenario = bn.scenarios.deception
+    for kind, found, line in (
+        (D.SupportBounds(), [0.5, 1.0], "detection: at least 0.25, at most 0.5"),
+        (D.BetaPrior(), np.log([3.0, 0.5]), "detection: times Beta(a = 3, b = 0.5)"),
+        (
+            D.GaussianPrior(),
+            [0.5, np.log(0.2)],
+            "detection: times a normal density (mean 0.25, sd 0.1)",
+        ),
+    ):
+        made = plan(scenario, {"detect_upper": 0.5}, kind, threshold=1e-3)
+        given: dict[str, Any] = {"design": kind, "parameters": jnp.asarray(found)}
+        result = dataclasses.replace(bounded, situation=made.situation, **given)
+        assert result.summary().splitlines()[1] == line
+    # What is a share of play, and what of agents, is said.
+    text = bounded.summary()
+    assert "safe play simulated, least" in text
+    assert "agents that play safe in at least 99 % of the second half" in text
 
 
 @pytest.mark.slow

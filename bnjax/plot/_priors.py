@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..design import DesignResult
+from ..design._named import parameter_names
 from ._cells import cell_edges
-from ._names import words
 from ._page import dress
 from ._runs import runs
 from ._style import FONT, LINE
@@ -49,18 +49,6 @@ def priors_of(result: DesignResult) -> tuple[Prior, Prior]:
 def _prior(problem: Any) -> Prior:
     weight = np.exp(np.asarray(problem.log_prior, float))
     return Prior(np.asarray(problem.theta, float), weight, np.asarray(problem.support))
-
-
-def parameter_names(result: DesignResult) -> list[str]:
-    """Names of the models' parameters, as the scenario has them: a grid of models has lost them."""
-    situation = result.situation
-    environments = situation.environments
-    # As the search has them, traced: a scenario may have fewer parameters at a number it knows.
-    given = result.design.arguments(result.parameters)
-    traced = {name: jnp.zeros(()) for name in environments.box} | given
-    arguments = {**environments.fixed, **traced}
-    problem = eqx.filter_eval_shape(environments.scenario, **arguments)
-    return [words(name) for name in problem.parameter_names]
 
 
 def draw_priors(figure: SubFigure, result: DesignResult) -> None:
