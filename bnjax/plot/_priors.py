@@ -59,7 +59,7 @@ def draw_priors(figure: SubFigure, result: DesignResult) -> None:
         _draw_maps(figure, pair, names)
         return
     ax = figure.subplots()
-    ax.set_title("(b)", fontsize=FONT, loc="left")
+    ax.set_title("(b) prior", fontsize=FONT, loc="left")
     if len(names) == 1:
         handles = _draw_curves(ax, pair)
         dress(ax, names[0], "prior weight", 12)
@@ -76,9 +76,9 @@ def draw_priors(figure: SubFigure, result: DesignResult) -> None:
         ncols=3,
         fontsize=FONT,
         frameon=False,
-        handlelength=1.2,
-        handletextpad=0.4,
-        columnspacing=0.8,
+        handlelength=1.0,
+        handletextpad=0.3,
+        columnspacing=0.6,
         borderaxespad=0.1,
         borderpad=0.0,
     )
@@ -141,7 +141,7 @@ def _draw_maps(figure: SubFigure, pair: tuple[Prior, Prior], names: list[str]) -
             lw=0,
         )
         dress(ax, "", "")
-        ax.set_title(f"(b) {name}" if name == "before" else name, fontsize=FONT, loc="left")
+        ax.set_title(f"(b) prior {name}" if name == "before" else name, fontsize=FONT, loc="left")
     assert dots is not None
     figure.supxlabel(names[0], fontsize=FONT + 1)
     panels[0].set_ylabel(textwrap.fill(names[1], 14), fontsize=FONT + 1)
