@@ -397,12 +397,24 @@ def test_own_boundaries():
     assert legend_of(figure)[-1] == "boundary"
 
 
+def test_a_figure_of_its_own_says_what_does_not_vary():
+    data = sycophancy_regimes(fixed='{"width": 0.25}', exploration=0.1)
+    title = bn.plot.phase_diagram(data).axes[0].get_title()
+    assert title == "sycophancy: width\xa0=\xa00.25, exploration\xa0=\xa00.1"
+    strip = data.isel(p_honest=3)
+    (ax,) = bn.plot.phase_diagram(strip).axes
+    assert f"p_honest\xa0=\xa0{float(strip.p_honest):.6g}" in ax.get_title().replace("\n", " ")
+    assert bn.plot.phase_diagram(data, title="").axes[0].get_title() == ""
+    assert bn.plot.phase_diagram(data.drop_attrs()).axes[0].get_title() == ""
+
+
 def test_draws_into_given_axes():
     figure = Figure(figsize=(7, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     assert bn.plot.phase_diagram(sycophancy_regimes(), ax=left, title="a") is figure
     assert bn.plot.phase_diagram(checkered(), ax=right) is figure
     assert left.get_title() == "a"
+    assert right.get_title() == ""
     assert len(right.texts) >= 7
     assert tuple(figure.get_size_inches()) == (7, 4)
     figure.draw_without_rendering()

@@ -60,8 +60,9 @@ def phase_diagram(
     ----------
     scenario : function of scalars that returns a problem: one of `bnjax.scenarios`, its name, or
         any other that can be traced (made once, not anew in every call, or JAX compiles anew).
-    axes : values [N] along each axis, by name of a parameter of the scenario, or
-        ``"exploration"``. Any number of axes; their order is the order of the dimensions.
+    axes : values [N] along each axis, or a range ``"low:high:n"``, by name of a parameter of the
+        scenario, or ``"exploration"``. Any number of axes; their order is the order of the
+        dimensions.
     exploration : probability with which play trembles to a uniform action, where that is
         not an axis.
     fixed : further arguments of the scenario. Floats and arrays are traced, so that a new value
