@@ -211,7 +211,10 @@ def certify(
 def _model(m: int, problem: Any) -> str:
     """What to call a model: by its parameters, if it has any and the problem is at hand."""
     theta = getattr(problem, "theta", np.zeros((m + 1, 0)))[m]
-    return f"theta {theta_label(theta)}" if len(theta) else f"model {m}"
+    if not len(theta):
+        return f"model {m}"
+    names = ", ".join(name.replace("_", " ") for name in problem.parameter_names)
+    return f"{names if len(theta) == 1 else f'({names})'} {theta_label(theta)}"
 
 
 def _shares(shares: Mapping[str, Fraction]) -> str:

@@ -68,7 +68,7 @@ class SmoothEquilibrium(eqx.Module):
             f"condition={float(self.condition):.3g}, {int(np.asarray(self.valid).sum())} found)"
         )
 
-    def summary(self, problem: Any) -> str:
+    def summary(self, problem: Any = None) -> str:
         """Say in words, with the names of the problem, what was found.
 
         Parameters
@@ -137,7 +137,7 @@ class SmoothPath(eqx.Module):
         solved = int(np.asarray(self.converged).sum())
         return f"SmoothPath({solved} of {self.code.shape[0]} points converged)"
 
-    def summary(self, problem: Any) -> str:
+    def summary(self, problem: Any = None) -> str:
         """Say in words, with the names of the problem, where the path starts, jumps and ends.
 
         Parameters
