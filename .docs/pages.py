@@ -7,16 +7,29 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 
+PROBLEMS = (
+    *("Problem", "GaussianProblem", "FamilyProblem", "Family", "ReducedForm"),
+    *("AbstractProblem", "AbstractFiniteProblem"),
+)
+
 # Where public names are looked up, in the order of the site: title, module, names (None: all).
 GROUPS = (
-    ("Problems", "bnjax", ("Problem", "GaussianProblem", "FamilyProblem", "Family", "ReducedForm")),
+    ("Problems", "bnjax", PROBLEMS),
     (
         "Equilibria",
         "bnjax",
         (
             *("equilibria", "rationalizable", "phase", "certify", "phase_diagram"),
             *("smooth_equilibrium", "smooth_path", "Equilibria", "Rationalizable", "Certificate"),
-            *("Witness", "SmoothEquilibrium", "SmoothPath", "Phase", "Certainty", "Stability"),
+            *(
+                "Witness",
+                "Exclusion",
+                "SmoothEquilibrium",
+                "SmoothPath",
+                "Phase",
+                "Certainty",
+                "Stability",
+            ),
             "SolveStatus",
         ),
     ),
@@ -36,6 +49,9 @@ GROUPS = (
     ("Scenarios", "bnjax.scenarios", None),
     ("Figures", "bnjax.plot", None),
 )
+
+# Of a package, what it says of itself; its names follow one by one.
+_HEAD = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
 
 
 def on_config(config):
@@ -60,6 +76,7 @@ def on_files(files, config):
     for title, module, names in GROUPS:
         lines = [
             f"# {title}\n",
+            *([] if names else [f"::: {module}\n    options: {_HEAD}\n"]),
             *(f"::: {module}.{name}\n" for name in names or sorted(_public(module))),
         ]
         path = f"api/{title.lower()}.md"

@@ -9,8 +9,9 @@ safety costs, and `table` puts designs side by side.
   `AbstractPriorDesign` are for your own, with the help of `with_prior` and `divergence`.
 - Results: a `DesignResult` has an `Evaluation` before and after, the `History` of the search, and
   two certificates: `SupportCertificate`, by exact phases, and `StatisticalCertificate`, by
-  simulated play. A `ParetoFront` has one design for each weight. `Objective` says what is looked
-  for; `NonfiniteObjectiveError` is raised where it is no number.
+  simulated play; its `Situation` is what learners are made of. A `ParetoFront` has one design for
+  each weight. `Objective` says what is looked for; `NonfiniteObjectiveError` is raised where it is
+  no number.
 - Gradients of simulated lives: `expected` is the mean of a function of a `Life`, with derivatives
   by the score function, which `score_gradient` returns with its standard error (`ScoreGradient`).
 """
@@ -33,6 +34,7 @@ from ._designs import divergence as divergence
 from ._designs import with_prior as with_prior
 from ._evaluate import Evaluation as Evaluation
 from ._evaluate import Objective as Objective
+from ._evaluate import Situation as Situation
 from ._lives import Life as Life
 from ._optimize import NonfiniteObjectiveError as NonfiniteObjectiveError
 from ._optimize import optimize as optimize
@@ -63,6 +65,7 @@ __all__ = [
     "RewardBonus",
     "RewardScale",
     "ScoreGradient",
+    "Situation",
     "StatisticalCertificate",
     "SupportBounds",
     "SupportCertificate",

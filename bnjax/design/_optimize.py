@@ -180,6 +180,10 @@ def optimize(
     ... )
     >>> result.earned
     'support'
+    >>> print(bn.design.table({"bounds": result}))
+                   safe    worst   payoff     cost  safe phase  earned
+    reference   ...  -
+    bounds      ... 100%  support
     """
     plan = plan_of(
         scenario,

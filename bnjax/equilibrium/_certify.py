@@ -181,6 +181,20 @@ def certify(
     left, which holds only in that limit, is within ``tol_fit`` of holding just before it: it
     counts, with a witness that plays what refutes the model with a probability of about
     ``tol_fit``. At ``tol_fit = 0`` it does not count. `rationalizable` has the same rule.
+
+    Examples
+    --------
+    >>> import bnjax as bn
+    >>> problem = bn.Problem(
+    ...     probs=[[0.5, 0.5], [0.25, 0.75]],
+    ...     model_probs=[[[0.5, 0.5], [0.9, 0.1]]],
+    ...     payoff=[[0.0, 1.0], [0.0, 1.0]],
+    ...     safe=[True, False],
+    ...     action_names=["known", "shunned"],
+    ... )
+    >>> certificate = bn.certify(problem)
+    >>> certificate.safe, certificate.method
+    (True, 'rational')
     """
     terms = read_terms(problem, exploration, tol_fit, tol_payoff)
     form = exact_form(problem, *terms)
