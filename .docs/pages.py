@@ -6,6 +6,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
+EXPERIMENTS = "experiments/results/index.html"  # a page of its own, with all its pictures in it
 
 PROBLEMS = (
     *("Problem", "GaussianProblem", "FamilyProblem", "Family", "ReducedForm"),
@@ -61,16 +62,19 @@ def on_config(config):
     if missing:
         raise ValueError(f"not in the API pages: {', '.join(sorted(missing))}")
     pages = [{title: f"api/{title.lower()}.md"} for title, _, _ in GROUPS]
-    config.nav[1]["API"] += pages
+    config.nav[-1]["API"] += pages
     return config
 
 
 def on_files(files, config):
     """Add the guide, its pictures, and a page for each part of the API."""
     guide = (ROOT / "README.md").read_text()
-    # What lies in the repository is named there, and cannot be followed from here.
-    guide = re.sub(r"\[(`[^`]+`)\]\((?!http)[^)]*\.py\)", r"\1", guide)
+    # Scripts lie in the repository and cannot be followed from here; what they found can.
+    scripts = r"\]\(experiments/(\w+)\.py\)"
+    guide = re.sub(scripts, rf"]({EXPERIMENTS}#\1)", guide)
+    guide = guide.replace(f"`{EXPERIMENTS}`", f"[`{EXPERIMENTS}`]({EXPERIMENTS})")
     files.append(File.generated(config, "index.md", content=guide))
+    files.append(File.generated(config, EXPERIMENTS, abs_src_path=str(ROOT / EXPERIMENTS)))
     for picture in sorted(set(re.findall(r"\]\(([^)]*\.png)\)", guide))):
         files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
     for title, module, names in GROUPS:
