@@ -290,7 +290,7 @@ def bounded():
 def test_support_earns_a_certificate(bounded):
     assert bounded.earned == "support"
     assert bounded.support_before.share == 0
-    # Safe if and only if no model says that flattery succeeds (theta >= 1/2); see DESIGN 1.7.
+    # Safe if and only if no model says that flattery succeeds (theta >= 1/2).
     kept = np.asarray(bounded.learner(p_honest=0.6)[0].support)
     theta = np.asarray(bounded.learner()[0].theta[:, 0])
     assert theta[kept].max() < 0.5
