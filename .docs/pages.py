@@ -6,17 +6,31 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
+EXPERIMENTS = "experiments/results/index.html"  # a page of its own, with all its pictures in it
+
+PROBLEMS = (
+    *("Problem", "GaussianProblem", "FamilyProblem", "Family", "ReducedForm"),
+    *("AbstractProblem", "AbstractFiniteProblem"),
+)
 
 # Where public names are looked up, in the order of the site: title, module, names (None: all).
 GROUPS = (
-    ("Problems", "bnjax", ("Problem", "GaussianProblem", "FamilyProblem", "Family", "ReducedForm")),
+    ("Problems", "bnjax", PROBLEMS),
     (
         "Equilibria",
         "bnjax",
         (
             *("equilibria", "rationalizable", "phase", "certify", "phase_diagram"),
             *("smooth_equilibrium", "smooth_path", "Equilibria", "Rationalizable", "Certificate"),
-            *("Witness", "SmoothEquilibrium", "SmoothPath", "Phase", "Certainty", "Stability"),
+            *(
+                "Witness",
+                "Exclusion",
+                "SmoothEquilibrium",
+                "SmoothPath",
+                "Phase",
+                "Certainty",
+                "Stability",
+            ),
             "SolveStatus",
         ),
     ),
@@ -37,6 +51,9 @@ GROUPS = (
     ("Figures", "bnjax.plot", None),
 )
 
+# Of a package, what it says of itself; its names follow one by one.
+_HEAD = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
+
 
 def on_config(config):
     """List the pages of the API, and see that nothing public is missing from it."""
@@ -45,26 +62,35 @@ def on_config(config):
     if missing:
         raise ValueError(f"not in the API pages: {', '.join(sorted(missing))}")
     pages = [{title: f"api/{title.lower()}.md"} for title, _, _ in GROUPS]
-    config.nav[1]["API"] += pages
+    config.nav[-1]["API"] += pages
     return config
 
 
 def on_files(files, config):
     """Add the guide, its pictures, and a page for each part of the API."""
     guide = (ROOT / "README.md").read_text()
-    # What lies in the repository is named there, and cannot be followed from here.
-    guide = re.sub(r"\[(`[^`]+`)\]\((?!http)[^)]*\.py\)", r"\1", guide)
+    # Scripts lie in the repository and cannot be followed from here; what they found can.
+    scripts = r"\]\(experiments/(\w+)\.py\)"
+    guide = re.sub(scripts, rf"]({EXPERIMENTS}#\1)", guide)
+    guide = guide.replace(f"`{EXPERIMENTS}`", f"[`{EXPERIMENTS}`]({EXPERIMENTS})")
     files.append(File.generated(config, "index.md", content=guide))
+    files.append(File.generated(config, EXPERIMENTS, abs_src_path=str(ROOT / EXPERIMENTS)))
     for picture in sorted(set(re.findall(r"\]\(([^)]*\.png)\)", guide))):
         files.append(File.generated(config, picture, abs_src_path=str(ROOT / picture)))
     for title, module, names in GROUPS:
         lines = [
             f"# {title}\n",
+            *([] if names else [f"::: {module}\n    options: {_HEAD}\n"]),
             *(f"::: {module}.{name}\n" for name in names or sorted(_public(module))),
         ]
         path = f"api/{title.lower()}.md"
         files.append(File.generated(config, path, content="\n".join(lines)))
     return files
+
+
+def on_page_content(html, page, config, files):
+    """Leave no dash after what has no description."""
+    return re.sub(r"\u2013\s*<div class=\"doc-md-description\">\s*</div>", "", html)
 
 
 def _public(module):

@@ -2,7 +2,8 @@
 
 Exact Berk-Nash equilibria and rationalizable sets of misspecified learning problems, and
 populations that learn in them, as pure functions of pytrees: one problem, or a million under
-`jax.vmap`.
+`jax.vmap`. `bnjax.scenarios` has problems ready made, `bnjax.design` finds safe priors,
+`bnjax.sweep` runs very large grids, `bnjax.plot` draws.
 """
 
 import importlib
@@ -19,6 +20,7 @@ from .diagram import phase_diagram as phase_diagram
 from .equilibrium import Certainty as Certainty
 from .equilibrium import Certificate as Certificate
 from .equilibrium import Equilibria as Equilibria
+from .equilibrium import Exclusion as Exclusion
 from .equilibrium import Phase as Phase
 from .equilibrium import Rationalizable as Rationalizable
 from .equilibrium import SmoothEquilibrium as SmoothEquilibrium
@@ -50,6 +52,8 @@ from .learning import basins as basins
 from .learning import best_fit_dynamics as best_fit_dynamics
 from .learning import mean_field as mean_field
 from .learning import simulate as simulate
+from .problem import AbstractFiniteProblem as AbstractFiniteProblem
+from .problem import AbstractProblem as AbstractProblem
 from .problem import FamilyProblem as FamilyProblem
 from .problem import GaussianProblem as GaussianProblem
 from .problem import Problem as Problem
@@ -66,8 +70,10 @@ if TYPE_CHECKING:
     from . import plot as plot
 
 __all__ = [
+    "AbstractFiniteProblem",
     "AbstractMemory",
     "AbstractPolicy",
+    "AbstractProblem",
     "Agent",
     "AgentState",
     "Basins",
@@ -78,6 +84,7 @@ __all__ = [
     "DiscountedMemory",
     "EpsilonGreedy",
     "Equilibria",
+    "Exclusion",
     "Family",
     "FamilyProblem",
     "GaussianProblem",

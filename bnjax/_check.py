@@ -11,6 +11,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
+from numpy.typing import NDArray
 
 
 def is_concrete(*values: Any) -> bool:
@@ -186,3 +187,25 @@ def as_safe(safe: Any, num_actions: int) -> Array | None:
     if array.shape != (num_actions,) or array.dtype != jnp.bool_:
         raise ValueError(f"{wanted} shape {array.shape} and dtype {array.dtype}.")
     return array
+
+
+def range_parts(name: str, text: str) -> tuple[tuple[float, float], int]:
+    """Ends and number of values of ``"low:high:n"``."""
+    error = ValueError(
+        f'axis `{name}` must be an array or a range "low:high:n" with n values from low to high; '
+        f"got {text!r}."
+    )
+    try:
+        low, high, length = text.split(":")
+        ends, number = (float(low), float(high)), int(length)
+    except ValueError:
+        raise error from None
+    if number < 1 or not np.isfinite(ends).all() or (number == 1 and ends[0] != ends[1]):
+        raise error
+    return ends, number
+
+
+def linear(name: str, text: str) -> NDArray[np.float64]:
+    """Read ``"low:high:n"``: ``n`` values from ``low`` to ``high``, both included."""
+    ends, number = range_parts(name, text)
+    return np.linspace(*ends, number)

@@ -39,6 +39,11 @@ def check_one(name: str, array: Array, ndim: int, problem: Any, num_actions: int
             f"a summary is of one problem; this {name} holds a batch of {batch_of(array, ndim)}: "
             "index it first, for example with `jax.tree.map(lambda x: x[0], result)`."
         )
+    if problem is None:
+        raise ValueError(
+            f"`problem` must be a bnjax problem, the one that was solved: a summary of {name} has "
+            "its names; got none."
+        )
     check_problem(problem)
     if problem.num_actions != num_actions:
         raise ValueError(

@@ -64,6 +64,19 @@ class Family(eqx.Module):
         reported as undecided. With charts or more than four parameters that cannot be done, and
         without the promise no pure strategy is called an equilibrium.
     parameter_names : names for reports.
+
+    Examples
+    --------
+    Two actions of which one succeeds as often as the other fails:
+
+    >>> import jax.numpy as jnp, bnjax as bn
+    >>> def trade_off(theta):
+    ...     return jnp.array([[1 - theta[0], theta[0]], [theta[0], 1 - theta[0]]])
+    >>> family = bn.Family(trade_off, lower=[0.0], upper=[0.5], parameter_names=["success"])
+    >>> [float(node[0]) for node in family.nodes(3)]
+    [0.0, 0.25, 0.5]
+    >>> family.model(jnp.array([0.25])).tolist()
+    [[0.75, 0.25], [0.25, 0.75]]
     """
 
     function: Any

@@ -69,6 +69,7 @@ class AbstractProblem(eqx.Module):
     consequence: eqx.AbstractVar[Consequence]
     safe: eqx.AbstractVar[Bool[Array, " actions"] | None]
     action_names: eqx.AbstractVar[tuple[str, ...]]
+    parameter_names: eqx.AbstractVar[tuple[str, ...]]  # of the D parameters of a model
 
     @property
     def num_actions(self) -> int:
@@ -78,11 +79,6 @@ class AbstractProblem(eqx.Module):
     def objective_payoffs(self) -> Float[Array, " actions"]:
         """True expected payoff V [A] of each action."""
         return self.consequence.objective_payoffs()
-
-    @property
-    @abc.abstractmethod
-    def parameter_names(self) -> tuple[str, ...]:
-        """Names of the D parameters of a model."""
 
     @abc.abstractmethod
     def reduced_form(self) -> ReducedForm:
@@ -120,12 +116,6 @@ class AbstractFiniteProblem(AbstractProblem):
     def num_models(self) -> int:
         """Number of models M."""
         return self.log_prior.shape[0]
-
-    @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """``theta``, or numbered where there are several parameters; none without ``theta``."""
-        size = self.theta.shape[1]
-        return ("theta",) if size == 1 else tuple(f"theta {i}" for i in range(size))
 
     @property
     def support(self) -> Bool[Array, " models"]:
@@ -204,6 +194,13 @@ def _as_theta(theta: Any, num_models: int) -> Array:
     return array
 
 
+def _as_parameter_names(names: Sequence[str] | None, size: int) -> tuple[str, ...]:
+    """``theta`` unless named, or numbered where there are several; none without ``theta``."""
+    if names is None and size == 1:
+        return ("theta",)
+    return as_names("parameter_names", names, size, "theta")
+
+
 def _check_prior_covers_truth(problem: AbstractFiniteProblem) -> None:
     """Refuse a concrete problem in which observation would refute every model."""
     if not is_concrete(problem):
@@ -225,11 +222,12 @@ class Problem(AbstractFiniteProblem):
     probs : [A, Y] true probability of each consequence after each action.
     model_probs : [M, A, Y] the same according to each model.
     payoff : [A, Y] payoff of each consequence after each action.
-    log_prior : [M] log-weights in nats, ``-inf`` outside the support; normalised. Default: uniform.
+    log_prior : [M] log-weights in nats, ``-inf`` outside the support; normalised. They are logs and
+        not probabilities: of probabilities p, ``jnp.log(p)``. Default: uniform.
     theta : [M, D] or [M], the parameters of each model, used for reporting. Default: none (D = 0);
         reports then number the models.
     safe : [A] booleans, which actions are safe. Without it the problem has no phase.
-    action_names, consequence_names : names for reports.
+    action_names, consequence_names, parameter_names : names for reports.
 
     Raises
     ------
@@ -256,6 +254,7 @@ class Problem(AbstractFiniteProblem):
     safe: Bool[Array, " actions"] | None
     action_names: tuple[str, ...] = eqx.field(static=True)
     consequence_names: tuple[str, ...] = eqx.field(static=True)
+    parameter_names: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -267,6 +266,7 @@ class Problem(AbstractFiniteProblem):
         safe: Any = None,
         action_names: Sequence[str] | None = None,
         consequence_names: Sequence[str] | None = None,
+        parameter_names: Sequence[str] | None = None,
     ):
         self.consequence = Categorical(probs, payoff)
         self.model_probs = as_float("model_probs", model_probs, ndim=3)
@@ -280,6 +280,7 @@ class Problem(AbstractFiniteProblem):
         self.consequence_names = as_names(
             "consequence_names", consequence_names, num_consequences, "consequence"
         )
+        self.parameter_names = _as_parameter_names(parameter_names, self.theta.shape[1])
         _check_prior_covers_truth(self)
 
     @property
@@ -335,16 +336,34 @@ class GaussianProblem(AbstractFiniteProblem):
 
     Parameters
     ----------
-    mean, sd : [A] true mean and standard deviation of the consequence of each action.
-    model_mean, model_sd : [M, A] the same according to each model.
+    mean : [A] true mean of the consequence of each action.
+    sd : [A] its true standard deviation.
+    model_mean : [M, A] the mean according to each model.
+    model_sd : [M, A] the standard deviation according to each model.
     payoff_intercept, payoff_slope : [A] payoff = intercept + slope * consequence.
-    log_prior, theta, safe, action_names : as for `Problem`.
+    log_prior, theta, safe, action_names, parameter_names : as for `Problem`.
 
     Raises
     ------
     ValueError
         If shapes disagree, a number is not finite, an sd is not positive, or the support
         is empty.
+
+    Examples
+    --------
+    Output of two efforts, which this agent takes to be the same after both:
+
+    >>> import bnjax as bn
+    >>> problem = bn.GaussianProblem(
+    ...     mean=[1.0, 2.0],
+    ...     sd=[1.0, 1.0],
+    ...     model_mean=[[1.0, 1.0], [2.0, 2.0]],
+    ...     model_sd=[[1.0, 1.0], [1.0, 1.0]],
+    ...     payoff_intercept=[0.0, -0.5],
+    ...     payoff_slope=[1.0, 1.0],
+    ... )
+    >>> [[round(float(k), 3) for k in model] for model in problem.kl_matrix()]
+    [[0.0, 0.5], [0.5, 0.0]]
     """
 
     consequence: Gaussian
@@ -354,6 +373,7 @@ class GaussianProblem(AbstractFiniteProblem):
     theta: Float[Array, "models parameters"]
     safe: Bool[Array, " actions"] | None
     action_names: tuple[str, ...] = eqx.field(static=True)
+    parameter_names: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -367,6 +387,7 @@ class GaussianProblem(AbstractFiniteProblem):
         theta: Any = None,
         safe: Any = None,
         action_names: Sequence[str] | None = None,
+        parameter_names: Sequence[str] | None = None,
     ):
         self.consequence = Gaussian(mean, sd, payoff_intercept, payoff_slope)
         self.model_mean = as_float("model_mean", model_mean, ndim=2)
@@ -378,6 +399,7 @@ class GaussianProblem(AbstractFiniteProblem):
         self.theta = _as_theta(theta, num_models)
         self.safe = as_safe(safe, num_actions)
         self.action_names = as_names("action_names", action_names, num_actions, "action")
+        self.parameter_names = _as_parameter_names(parameter_names, self.theta.shape[1])
 
     @property
     def models(self) -> tuple[Float[Array, "models actions"], Float[Array, "models actions"]]:
@@ -539,7 +561,15 @@ class FamilyProblem(AbstractProblem):
         if isinstance(self.consequence, Categorical):
             truth = self.consequence
             return Problem(
-                truth.probs, models, truth.payoff, None, theta, self.safe, self.action_names
+                truth.probs,
+                models,
+                truth.payoff,
+                None,
+                theta,
+                self.safe,
+                self.action_names,
+                None,
+                self.parameter_names,
             )
         truth, (mean, sd) = self.consequence, models
         return GaussianProblem(
@@ -553,6 +583,7 @@ class FamilyProblem(AbstractProblem):
             theta,
             self.safe,
             self.action_names,
+            self.parameter_names,
         )
 
     def teaches(self) -> Bool[Array, " actions"]:

@@ -23,7 +23,18 @@ from ._numerics import inverse_cdf, step_below, sum_last
 class AbstractPolicy(eqx.Module):
     """How a learner chooses, given what it believes.
 
-    To make your own, give `features` and `probabilities`.
+    To make your own, give `features` and `probabilities`, as does this one, which plays in
+    proportion to the payoffs that it expects (they must not be negative):
+
+    >>> import jax, jax.numpy as jnp, bnjax as bn
+    >>> class Matching(bn.AbstractPolicy):
+    ...     scale_free = True
+    ...     def features(self, payoffs):
+    ...         return payoffs
+    ...     def probabilities(self, means, slack):
+    ...         return means / means.sum()
+    >>> [round(float(p), 2) for p in Matching().probabilities(jnp.array([0.3, 0.1]), 0.0)]
+    [0.75, 0.25]
 
     Attributes
     ----------

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
+QUICK_RESULTS = Path(__file__).parent.parent / "results" / "experiments"  # which git ignores
 SEED = 0
 
 
@@ -126,7 +127,26 @@ def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
     }
     text = json.dumps(report, indent=2, default=_plain, ensure_ascii=False)
     (folder / "result.json").write_text(text + "\n", encoding="utf-8")
+    # What an earlier version drew would be taken for a result of this one.
+    for file in folder.glob("*.png"):
+        if file.stem not in results.figures:
+            file.unlink()
     return report
+
+
+def add_options(parser: argparse.ArgumentParser, quick: str) -> None:
+    """What every experiment has: ``--quick``, which takes so long, and ``--out``."""
+    parser.add_argument("--quick", action="store_true", help=f"smaller, in {quick}")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where the results go; default: experiments/results, and results/experiments if quick",
+    )
+
+
+def place_of(out: Path | None, quick: bool) -> Path:
+    """Where results go; small ones not over those of full size, which belong to the project."""
+    return out or (QUICK_RESULTS if quick else RESULTS)
 
 
 def save_small(figure: Figure, path: Path) -> None:
@@ -167,10 +187,10 @@ def main(name: str, own: argparse.ArgumentParser | None = None) -> None:
         description=title_and_claim(module)[0],
         parents=[own] if own else [],
     )
-    parser.add_argument("--quick", action="store_true", help="smaller, in seconds")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    add_options(parser, "seconds")
     options = vars(parser.parse_args())
-    quick, out = options.pop("quick"), options.pop("out")
+    quick = options.pop("quick")
+    out = place_of(options.pop("out"), quick)
     with settings(x64=False):  # all cores, and a cache of what is compiled, as in the command
         try:
             report = conduct(name, quick, out, **options)

@@ -16,7 +16,7 @@ from typing import Any
 
 from bnjax.cli._common import settings
 
-from ._experiment import RESULTS, conduct, print_report
+from ._experiment import add_options, conduct, place_of, print_report
 
 NAMES = (
     "sycophancy_phases",
@@ -139,8 +139,7 @@ def _encoded(file: Path) -> str:
 def main() -> None:
     """Run everything, say what holds, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--quick", action="store_true", help="smaller, in minutes")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    add_options(parser, "minutes")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -150,6 +149,7 @@ def main() -> None:
         help="some of them; the page keeps what is there of the others",
     )
     options = parser.parse_args()
+    options.out = place_of(options.out, options.quick)
     broken = []
     with settings(x64=False):
         for name in options.only:

@@ -592,7 +592,7 @@ def test_summary_says_what_is_believed():
     with jax.enable_x64(True):
         problem = bn.scenarios.sycophancy(0.3, 0.3).discretize(11)
         text = certify(problem, tol_fit=1e-12).summary(problem)
-    assert "optimal if play is honest and belief is in theta 0.7" in text
+    assert "optimal if play is honest and belief is in theta sycophantic 0.7" in text
     assert "every rationalizable action is safe: no" in text
 
 

@@ -290,13 +290,31 @@ def bounded():
 def test_support_earns_a_certificate(bounded):
     assert bounded.earned == "support"
     assert bounded.support_before.share == 0
-    # Safe if and only if no model says that flattery succeeds (theta >= 1/2); see DESIGN 1.7.
+    # Safe if and only if no model says that flattery succeeds (theta >= 1/2).
     kept = np.asarray(bounded.learner(p_honest=0.6)[0].support)
     theta = np.asarray(bounded.learner()[0].theta[:, 0])
     assert theta[kept].max() < 0.5
     assert "certified by its support" in bounded.summary()
     lone, exploration = bounded.learner(p_sycophantic=0.75, p_honest=0.6)
     assert bn.Phase(int(bn.phase(lone, exploration))) == bn.Phase.SAFE
+
+
+@pytest.mark.parametrize("kind", [D.RewardBonus(), D.Together(D.Argument("gain", 0.0, 1.0))])
+def test_a_design_that_rules_out_nothing_claims_nothing_of_its_models(bounded, kind):
+    """What holds is then due to the problem as designed, with all of the scenario's models."""
+    made = plan(bn.scenarios.deception, {"p_detect": (0.3, 0.9)}, kind, threshold=1e-3)
+    paid = jnp.asarray([-1.0, 1.0]) if isinstance(kind, D.RewardBonus) else (jnp.zeros(()),)
+    found = support_certificate(made.situation, paid, {"p_detect": np.linspace(0, 1, 9)}, 1e-3)
+    np.testing.assert_array_equal(found.models_kept, found.models)
+    assert found.holds
+    assert not found.rules_out
+    whole = dataclasses.replace(bounded, design=kind, parameters=paid, support=found)
+    assert whole.headline == (
+        "certified exactly: whoever best responds in the problem as designed ends up safe, "
+        "whatever the prior on its models"
+    )
+    assert bounded.support.rules_out
+    assert bounded.headline.endswith("best responds with these models ends up safe")
 
 
 def test_a_design_that_leaves_no_model_says_so(bounded):
@@ -319,8 +337,34 @@ def test_summaries_name_what_was_designed(bounded):
     several = dataclasses.replace(bounded.support, method="bounds; 9 of 25 proved by certify")
     several = dataclasses.replace(bounded, design=design, parameters=found, support=several)
     lines = several.summary().splitlines()
-    assert lines[1:4] == ["gain: 1.5", "exploration: 0.2", "LogPrior: [0. 1.]"]
+    assert lines[1:4] == [
+        "gain: 1.5",
+        "exploration: 0.2",
+        "LogPrior, nats added to log-weights: [0. 1.]",
+    ]
     assert any("exploration 0; bounds; 9 of 25 proved by certify" in line for line in lines)
+
+
+def test_summaries_have_the_units_of_the_scenario(bounded):
+    """A bound of a half, on a rate that the models put between 0 and 0.5, is 0.25."""
+    scenario = bn.scenarios.deception
+    for kind, found, line in (
+        (D.SupportBounds(), [0.5, 1.0], "detection: at least 0.25, at most 0.5"),
+        (D.BetaPrior(), np.log([3.0, 0.5]), "detection: times Beta(a = 3, b = 0.5)"),
+        (
+            D.GaussianPrior(),
+            [0.5, np.log(0.2)],
+            "detection: times a normal density (mean 0.25, sd 0.1)",
+        ),
+    ):
+        made = plan(scenario, {"detect_upper": 0.5}, kind, threshold=1e-3)
+        given: dict[str, Any] = {"design": kind, "parameters": jnp.asarray(found)}
+        result = dataclasses.replace(bounded, situation=made.situation, **given)
+        assert result.summary().splitlines()[1] == line
+    # What is a share of play, and what of agents, is said.
+    text = bounded.summary()
+    assert "safe play simulated, least" in text
+    assert "agents that play safe in at least 99 % of the second half" in text
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 import bnjax as bn
 from bnjax.cli import main
-from bnjax.cli._design import _named, _plain, _report
+from bnjax.cli._design import _report
+from bnjax.design._named import named, plain
 from bnjax.design._optimize import plan_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -62,7 +63,9 @@ def test_prints_what_was_found_and_what_it_earned(done):
     assert f"{share:.4f}" in text
     kept = int(np.unique(result.support.models_kept)[0])
     assert f"Support: {kept} of 65 models, in 9 environments." in text
-    assert text.count("holds") == 2
+    assert "certificate holds?" in text
+    assert text.count(" yes") == 2
+    assert "at least 99 % of the second half" in " ".join(text.split())
     for name in ("design.json", "design.png"):
         assert f"wrote {out / name}\n" in text
     assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith("wrote"))
@@ -149,7 +152,7 @@ def test_what_earned_nothing_fails_loudly(done, monkeypatch, tmp_path):
     done = run("design", "sycophancy", *box, *vary, *more, "--out", tmp_path)
     assert done.exit_code == 1, done.output
     assert "FAILED" in done.stdout
-    assert done.stdout.count("does not hold") == 2
+    assert sum(line.endswith(" no") for line in map(str.rstrip, done.stdout.splitlines())) == 2
     assert json.loads((tmp_path / "design.json").read_text())["earned"] == "none"
     assert asked["environments"] == {"p_honest": 0.7, "p_sycophantic": (0.55, 0.9)}
     assert [type(d).__name__ for d in asked["design"].designs] == ["SupportBounds", "Exploration"]
@@ -170,13 +173,13 @@ def test_designs_are_reported_in_the_units_of_the_scenario():
     D = bn.design
     theta = np.linspace(0.2, 0.6, 5)[:, None]
     given = theta, ["rate"], ["a", "b"]
-    assert _named(D.SupportBounds(), np.array([0.25, 1.0]), *given) == {
+    assert named(D.SupportBounds(), np.array([0.25, 1.0]), *given) == {
         "rate, at least": pytest.approx(0.3),
         "rate, at most": pytest.approx(0.6),
     }
     both = D.Together(D.BetaPrior(), D.GaussianPrior(), D.Argument("gain", 1.0, 3.0))
     parameters = np.log([2.0, 3.0]), np.array([0.5, 0.0]), np.array(0.5)
-    assert _named(both, parameters, *given) == {
+    assert named(both, parameters, *given) == {
         "beta a, b of rate": [2.0, 3.0],
         "mean of rate": 0.4,
         "sd of rate": 0.4,
@@ -184,16 +187,16 @@ def test_designs_are_reported_in_the_units_of_the_scenario():
     }
     rewards = D.Together(D.Exploration(0.4), D.RewardScale(), D.RewardBonus())
     parameters = np.array(0.5), np.log(2.0), np.array([0.1, -0.2])
-    assert _named(rewards, parameters, *given) == {
+    assert named(rewards, parameters, *given) == {
         "exploration": 0.2,
         "reward scale": 2.0,
         "bonus for a": 0.1,
         "bonus for b": -0.2,
     }
-    assert _named(D.LogPrior(), np.array([0.0, 1.0]), *given) == {
+    assert named(D.LogPrior(), np.array([0.0, 1.0]), *given) == {
         "nats added to log-weights": [0.0, 1.0]
     }
-    assert _plain([1 / 3, np.inf]) == [0.333333, None]
+    assert plain([1 / 3, np.inf]) == [0.333333, None]
 
 
 def test_bounds_are_those_of_the_models_that_were_designed(done):
@@ -219,11 +222,11 @@ def test_bounds_are_those_of_the_models_that_were_designed(done):
         situation=made.situation,
         support=dataclasses.replace(result.support, axes={}),
     )
-    named = _report(bn.scenarios.deception, {}, [], {"seed": 0}, ["a", "b"], result)["design"]
-    assert named["before"]["detection, at most"] == pytest.approx(0.3)
-    assert named["after"]["detect_upper"] == pytest.approx(0.8)
-    assert named["after"]["detection, at least"] == pytest.approx(0.4)
-    assert named["after"]["detection, at most"] == pytest.approx(0.8)
+    found = _report(bn.scenarios.deception, {}, [], {"seed": 0}, ["a", "b"], result)["design"]
+    assert found["before"]["detection, at most"] == pytest.approx(0.3)
+    assert found["after"]["detect_upper"] == pytest.approx(0.8)
+    assert found["after"]["detection, at least"] == pytest.approx(0.4)
+    assert found["after"]["detection, at most"] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(

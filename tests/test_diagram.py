@@ -16,6 +16,7 @@ import xarray as xr
 
 import bnjax as bn
 from bnjax.diagram import _exact
+from bnjax.diagram._arguments import axis as axis_of
 
 ROOT = Path(__file__).parent.parent
 _TILE = _exact.Exact(1).share(jax.default_backend() == "cpu")
@@ -128,6 +129,10 @@ def test_variables_describe_themselves(diagram):
     assert diagram.attrs["platform"] == jax.default_backend()
     small = {"phase", "pure", "certainty", "rationalizable", "mixed_stability", "complete"}
     assert all(diagram[name].dtype.itemsize == 1 for name in small)
+
+
+def test_an_axis_may_be_a_range_in_words():
+    np.testing.assert_array_equal(axis_of("share", "0.1:0.9:5"), np.linspace(0.1, 0.9, 5))
 
 
 def test_exploration(diagram):
@@ -308,6 +313,7 @@ def test_host_memory_is_what_the_results_need(diagram):
         ({"share": [[0.5]]}, {}, "axis `share` must be one-dimensional"),
         ({"share": [0.5, np.nan]}, {}, "axis `share` must be finite; got nan at index 1."),
         ({"share": ["a"]}, {}, "axis `share` must be an array of numbers"),
+        ({"share": "0:1"}, {}, 'axis `share` must be an array or a range "low:high:n"'),
         ({"phase": [0.5]}, {}, "`axes` must not use the name of a result; got 'phase'."),
         ({"share": [0.5]}, {"fixed": {"share": 1}}, "`share` must be given once"),
         ({"share": [0.5]}, {"fixed": {"nonsense": 1}}, "`nonsense` is no parameter of plain_line"),

@@ -6,13 +6,15 @@ import json
 import re
 import subprocess
 import sys
+import types
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from experiments import _experiment
 from experiments import all as experiments
-from experiments._experiment import Finding, title_and_claim
+from experiments._experiment import Finding, Results, title_and_claim
 
 ROOT = Path(__file__).parent.parent
 # Of those that take longest to compile, none; one that simulates, one with an exact answer.
@@ -178,6 +180,30 @@ def test_nothing_on_the_page_if_all_break(tmp_path, monkeypatch, capsys):
         experiments.main()
     assert "not on the page: monopolist" in capsys.readouterr().err
     assert not (tmp_path / "index.html").exists()
+
+
+def test_quick_results_do_not_take_the_place_of_the_full_ones():
+    tracked = ROOT / "experiments" / "results"
+    assert _experiment.place_of(None, quick=False) == tracked
+    assert _experiment.place_of(None, quick=True) == ROOT / "results" / "experiments"
+    assert _experiment.place_of(Path("there"), quick=True) == Path("there")
+    assert "/results/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_pictures_of_an_earlier_version_go(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1, 1))
+    results = Results({"new": figure}, {"new": "."}, [{"a": 1}], [Finding("a", "b", True)])
+    module = types.SimpleNamespace(__doc__="On and on.", run=lambda quick: results)
+    monkeypatch.setitem(sys.modules, "experiments.oscillation", module)
+    folder = tmp_path / "oscillation"
+    folder.mkdir()
+    for name in ("old.png", "notes.txt"):
+        (folder / name).write_text("")
+    _experiment.conduct("oscillation", True, tmp_path)
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"new.png", "notes.txt", "table.csv", "result.json"}
 
 
 def test_titles_and_claims():

@@ -79,6 +79,27 @@ def test_public_name(name):
         assert name not in modules, f"bnjax.{name} hides the module of that name"
 
 
+@pytest.mark.parametrize(
+    "package", [n for n in bnjax.__all__ if isinstance(getattr(bnjax, n), ModuleType)]
+)
+def test_public_subpackage(package):
+    """What `help` shows of a package is what `__all__` lists, as its modules are private."""
+    module = getattr(bnjax, package)
+    assert len((module.__doc__ or "").strip()) > 60
+    source = Path(str(module.__file__)).read_text(encoding="utf-8")
+    assert sorted(module.__all__) == sorted(re.findall(r"import (\w+) as \1$", source, re.M))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize("name", bnjax.scenarios.__all__)
+def test_scenario_says_where_it_comes_from(name):
+    """In the docstring of the function: the module is hidden by it."""
+    doc = getattr(bnjax.scenarios, name).__doc__
+    assert re.search(r"\b(19|20)\d\d\b|arXiv", doc), f"no source in bnjax.scenarios.{name}"
+    assert ">>> " in doc, f"no example in bnjax.scenarios.{name}"
+
+
 # The README.
 
 
@@ -123,6 +144,51 @@ def python_script(markdown: str) -> str:
     return "\n".join(script)
 
 
+MARK = "=== the next block of the README"
+
+
+def marked_script(markdown: str) -> str:
+    """The same script, which says after each block that it has ended."""
+    script = python_script(markdown).split("\n")
+    for block in executed_blocks(markdown):
+        if block.language == "python":
+            script[block.lines[-1][0] + 1] = f"print({MARK!r})"  # where the fence is
+    return "\n".join(script)
+
+
+def shown_outputs(markdown: str) -> list[str]:
+    """What the README shows of the output of each Python block: nothing, or the text below it."""
+    shown: list[str] = []
+    before = ""
+    for block in executed_blocks(markdown):
+        if block.language == "python":
+            shown.append("")
+        elif block.language == "text":
+            assert before == "python", f"line {block.lines[0][0]}: the output of what?"
+            shown[-1] = "\n".join(line for _, line in block.lines)
+        before = block.language
+    return shown
+
+
+def same_words(found: str, shown: str) -> bool:
+    """Whether two texts are one, up to rounding: sums run in another order on other machines."""
+
+    def parts(text: str) -> list[str]:
+        return re.findall(r"-?\d[\d.e+-]*|[^\s\d]+", text)
+
+    def same(one: str, other: str) -> bool:
+        if one == other:
+            return True
+        try:
+            a, b = float(one), float(other)
+        except ValueError:
+            return False
+        return abs(a - b) <= 0.02 + 0.02 * abs(b)
+
+    pair = parts(found), parts(shown)
+    return len(pair[0]) == len(pair[1]) and all(map(same, *pair))
+
+
 def test_readme_is_read_right():
     markdown = """\
 ```python
@@ -147,12 +213,24 @@ print(x)
     assert bnjax_commands(markdown) == [["phase-diagram", "sycophancy", "--out", "a b"]]
     lines = python_script(markdown).splitlines()
     assert [(n, line) for n, line in enumerate(lines) if line] == [(1, "x = 1"), (16, "print(x)")]
+    markdown += "```text\n1\n```\n"
+    assert shown_outputs(markdown) == ["", "1"]
+    lines = marked_script(markdown).splitlines()
+    assert [n for n, line in enumerate(lines) if MARK in line] == [2, 17]
+
+
+def test_outputs_are_compared_up_to_rounding():
+    assert same_words("mixed:  a 0.331, b", "mixed: a 0.333, b")
+    assert same_words("('a', 'b')", "('a', 'b')")
+    assert not same_words("mixed: a 0.5, b", "mixed: a 0.333, b")
+    assert not same_words("mixed: a 0.333", "mixed: a 0.333, b")
+    assert not same_words("pure: a", "pure: b")
 
 
 def test_readme_runs(tmp_path):
     """As a reader would: the commands in order, then the Python, all in one folder."""
     markdown = README.read_text(encoding="utf-8")
-    commands, script = bnjax_commands(markdown), python_script(markdown)
+    commands, script = bnjax_commands(markdown), marked_script(markdown)
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     assert commands
     assert script.strip()
@@ -161,7 +239,10 @@ def test_readme_runs(tmp_path):
     (tmp_path / "README.py").write_text(script, encoding="utf-8")
     # Each of its programs runs once and on little: unlike the commands, whose maps take their time,
     # it is done sooner if code is left as it comes.
-    run_python("README.py", cwd=tmp_path, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    output = run_python("README.py", cwd=tmp_path, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    found = [part.strip("\n") for part in output.split(f"{MARK}\n")[:-1]]
+    for number, pair in enumerate(zip(found, shown_outputs(markdown), strict=True)):
+        assert same_words(*pair), f"Python block {number}: {pair[0]}\n\nis shown as\n\n{pair[1]}"
 
 
 # The docstrings.

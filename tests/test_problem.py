@@ -326,3 +326,22 @@ def test_what_no_host_could_check_is_invalid_and_harms_no_neighbour(make, base, 
     codes = jax.jit(jax.vmap(lambda arrays: bn.phase(make(**arrays, safe=safe))))(batch)
     assert codes[0] == bn.phase(make(**base, safe=safe)) != bn.Phase.INVALID
     np.testing.assert_array_equal(codes[1:], int(bn.Phase.INVALID))
+
+
+def test_a_grid_keeps_the_names_of_parameters():
+    family = bn.scenarios.sycophancy(0.7, 0.6, width=0.5)
+    assert family.discretize(3).parameter_names == family.parameter_names
+    assert bn.scenarios.monopolist().discretize(3).parameter_names == ("a", "b")
+    given = {"probs": [[0.5, 0.5]], "model_probs": [[[0.5, 0.5]]], "payoff": [[0.0, 1.0]]}
+    assert bn.Problem(**given).parameter_names == ()
+    assert bn.Problem(**given, theta=[0.5]).parameter_names == ("theta",)
+    assert bn.Problem(**given, theta=[[0.5, 1.0]]).parameter_names == ("theta 0", "theta 1")
+    assert bn.Problem(**given, theta=[0.5], parameter_names=["p"]).parameter_names == ("p",)
+    with pytest.raises(ValueError, match="`parameter_names` must be 1 distinct names"):
+        bn.Problem(**given, theta=[0.5], parameter_names=["p", "q"])
+
+
+def test_a_summary_without_its_problem_says_so():
+    found = bn.equilibria(bn.scenarios.coin())
+    with pytest.raises(ValueError, match=r"`problem` must be .* solved: a summary of"):
+        found.summary()

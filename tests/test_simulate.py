@@ -27,7 +27,7 @@ KEY = jax.random.key(0)
 
 
 def two_models(p_sycophantic, p_honest, steps, q=0.65):
-    """The problem of DESIGN's lock-in probability: theta in {q, 1 - q}, prior odds in steps."""
+    """Lock-in probabilities are known in closed form: theta in {q, 1 - q}, prior odds in steps."""
     theta = jnp.array([q, 1 - q])
     rates = jnp.stack([theta, 1 - theta], axis=1)
     return bn.Problem(
@@ -661,7 +661,7 @@ def test_no_tolerance_still_knows_ties():
     policy = bn.BestResponse("first", 0.0)
     result = bn.simulate(TOSSES, jax.random.key(1), num_agents=20_000, num_steps=200, policy=policy)
     share = result.shares(0.999)["locked 0"]
-    assert share.low < 0.8 < share.high  # DESIGN: exact, at k = 0
+    assert share.low < 0.8 < share.high  # exact, at k = 0
 
 
 def test_a_problem_may_be_closed_over():

@@ -130,6 +130,15 @@ def test_one_side_of_numbers_is_a_curve():
     assert legend_of(figure) == ["missing (14%)"]
 
 
+def test_curves_of_shares_start_at_zero():
+    figure = bn.plot.sweep(phases()[0], x="u", reduce="SAFE")
+    low, high = figure.axes[0].get_ylim()
+    (line,) = figure.axes[0].lines
+    assert low == 0
+    assert high > line.get_ydata().max()
+    assert "\n" not in figure.axes[0].get_ylabel()
+
+
 def phases(status=None):
     grid = np.add.outer(np.arange(7), np.arange(5)) % 2
     layers = np.stack([grid, np.zeros((7, 5), int), np.full((7, 5), 3)], -1).astype(np.int8)

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from .. import Phase, __version__, design
 from ..design import DesignResult
+from ..design._named import named, parameter_names, plain
 from ._common import (
-    EXPLORATION,
     PHASE_COLOURS,
     SEED,
     actions_of,
@@ -275,7 +275,7 @@ def _report(
     """All that is to be known of a design."""
     import jax
 
-    from ..plot._priors import parameter_names, priors_of
+    from ..plot._priors import priors_of
 
     names = parameter_names(result)
     priors: dict[str, Any] = dict(zip(("before", "after"), priors_of(result), strict=True))
@@ -298,7 +298,7 @@ def _report(
         "verdict": result.headline,
         "design": {
             # What is designed may move the range of the parameters too.
-            when: _named(result.design, parameters, priors[when].theta, names, actions)
+            when: named(result.design, parameters, priors[when].theta, names, actions)
             for when, parameters in found.items()
         },
         "stretch": result.stretch,
@@ -311,8 +311,8 @@ def _report(
             "theta_names": names,
             **{
                 when: {
-                    "theta": _plain(prior.theta),
-                    "weight": _plain(prior.weight),
+                    "theta": plain(prior.theta),
+                    "weight": plain(prior.weight),
                     "kept": prior.kept.tolist(),
                 }
                 for when, prior in priors.items()
@@ -322,64 +322,19 @@ def _report(
     }
 
 
-def _named(
-    kind: design.AbstractDesign,
-    parameters: Any,
-    theta: np.ndarray,
-    names: Sequence[str],
-    actions: Sequence[str],
-) -> dict[str, Any]:
-    """Parameters of a design, in the units of the scenario."""
-    if isinstance(kind, design.Together):
-        each = zip(kind.designs, parameters, strict=True)
-        return {k: v for d, p in each for k, v in _named(d, p, theta, names, actions).items()}
-    values = np.asarray(parameters, float)
-    if isinstance(kind, (design.BetaPrior, design.GaussianPrior, design.SupportBounds)):
-        name = names[kind.parameter]
-        low, high = theta[:, kind.parameter].min(), theta[:, kind.parameter].max()
-        if isinstance(kind, design.BetaPrior):
-            return {f"beta a, b of {name}": _plain(np.exp(values))}
-        if isinstance(kind, design.GaussianPrior):
-            return {
-                f"mean of {name}": _plain(low + (high - low) * values[0]),
-                f"sd of {name}": _plain((high - low) * np.exp(values[1])),
-            }
-        return {
-            f"{name}, at least": _plain(low + (high - low) * values[0]),
-            f"{name}, at most": _plain(low + (high - low) * values[1]),
-        }
-    if isinstance(kind, design.Argument):
-        return {kind.name: _plain(kind.arguments(values)[kind.name])}
-    if isinstance(kind, design.Exploration):
-        return {EXPLORATION: _plain(kind.high * values)}
-    if isinstance(kind, design.RewardScale):
-        return {"reward scale": _plain(np.exp(values))}
-    if isinstance(kind, design.RewardBonus):
-        return {f"bonus for {a}": _plain(v) for a, v in zip(actions, values, strict=True)}
-    return {"nats added to log-weights": _plain(values)}
-
-
-def _plain(values: Any) -> Any:
-    """Numbers for JSON, short; None where they are not finite."""
-    array = np.asarray(values, float)
-    if array.ndim:
-        return [_plain(x) for x in array]
-    return float(f"{array:.6g}") if np.isfinite(array) else None
-
-
 def _outcome(found: design.Evaluation) -> dict[str, Any]:
     share, payoff = np.asarray(found.safe_share, float), np.asarray(found.payoff, float)
     return {
-        "safe_share": _plain(share.mean()),
-        "worst_safe_share": _plain(share.min()),
-        "payoff": _plain(payoff.mean()),
-        "best_payoff": _plain(np.asarray(found.best_payoff, float).mean()),
-        "cost": _plain(found.cost),
+        "safe_share": plain(share.mean()),
+        "worst_safe_share": plain(share.min()),
+        "payoff": plain(payoff.mean()),
+        "best_payoff": plain(np.asarray(found.best_payoff, float).mean()),
+        "cost": plain(found.cost),
     }
 
 
 def _axes(certificate: Any) -> dict[str, Any]:
-    return {name: _plain(axis) for name, axis in certificate.axes.items()}
+    return {name: plain(axis) for name, axis in certificate.axes.items()}
 
 
 def _support(certificate: design.SupportCertificate) -> dict[str, Any]:
@@ -387,7 +342,7 @@ def _support(certificate: design.SupportCertificate) -> dict[str, Any]:
     return {
         "holds": certificate.holds,
         "safe_phase_share": certificate.share,
-        "exploration": _plain(certificate.exploration),
+        "exploration": plain(certificate.exploration),
         "method": certificate.method,
         "axes": _axes(certificate),
         "phase_names": {str(code): Phase(int(code)).name for code in codes},
@@ -405,9 +360,9 @@ def _statistical(certificate: design.StatisticalCertificate) -> dict[str, Any]:
         "policy": certificate.policy,
         "memory": certificate.memory,
         "axes": _axes(certificate),
-        "safe_share": _plain(certificate.safe_share),
-        "low": _plain(certificate.low),
-        "high": _plain(certificate.high),
+        "safe_share": plain(certificate.safe_share),
+        "low": plain(certificate.low),
+        "high": plain(certificate.high),
     }
 
 
@@ -417,7 +372,7 @@ def _history(result: DesignResult) -> dict[str, Any]:
     last = np.shape(history.objective)[1] - 1
     steps = np.unique(np.linspace(0, last, min(_STEPS, last + 1)).round().astype(int))
     curves = {
-        name: _plain(np.asarray(values)[:, steps]) for name, values in history._asdict().items()
+        name: plain(np.asarray(values)[:, steps]) for name, values in history._asdict().items()
     }
     return {"best_start": result.best, "step": steps.tolist(), **curves}
 
@@ -471,17 +426,17 @@ def _certificates(report: Mapping[str, Any]) -> Any:
     """What each examination found."""
     support, statistical = (report["certificates"][n] for n in ("support", "statistical"))
     table = new_table("Certificates")
-    table.add_column("certificate")
+    table.add_column("")
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")
-    table.add_column("after, it")
+    table.add_column("certificate holds?")
     table.add_row(
         "support: share in the safe phase",
         *(f"{support[when]['safe_phase_share']:.0%}" for when in ("before", "after")),
         _verdict(support["after"]["holds"]),
     )
     table.add_row(
-        "simulation: worst safe share",
+        "simulation: least safe play",
         *(f"{np.min(statistical[when]['safe_share']):.4f}" for when in ("before", "after")),
         _verdict(statistical["after"]["holds"]),
     )
@@ -506,15 +461,15 @@ def _explained(report: Mapping[str, Any]) -> list[str]:
         *([] if stretch == 1 else [stretched]),
         f"Support: {size} of {len(report['prior']['after']['weight']):,} models, in "
         f"{environments}{how}.",
-        f"Simulation: {low[worst]:.4f} to {high[worst]:.4f} of agents play safe in the worst "
-        f"environment, {statistical['required']:g} required ({statistical['agents']:,} agents, "
-        f"{statistical['steps']:,} steps).",
+        f"Simulation: agents that play safe in at least 99 % of the second half, in the worst "
+        f"environment: {low[worst]:.4f} to {high[worst]:.4f}, {statistical['required']:g} required "
+        f"({statistical['agents']:,} agents, {statistical['steps']:,} steps).",
     ]
 
 
 def _verdict(holds: bool) -> Text:
     phase = Phase.SAFE if holds else Phase.UNSAFE
-    return Text("holds" if holds else "does not hold", style=PHASE_COLOURS[phase])
+    return Text("yes" if holds else "no", style=PHASE_COLOURS[phase])
 
 
 def _short(value: Any, style: str = ".4g") -> str:

@@ -43,6 +43,7 @@ class SupportCertificate:
     exploration : with which it holds.
     method : "exact" for two actions; for more, that of `bnjax.phase`, and at how many environments
         `bnjax.certify` has proved it.
+    models : [grid] how many the scenario's prior allows, of which the design may rule out some.
     """
 
     axes: dict[str, NDArray[np.float64]]
@@ -50,6 +51,7 @@ class SupportCertificate:
     models_kept: NDArray[np.int64]
     exploration: float
     method: str
+    models: NDArray[np.int64]
 
     @property
     def holds(self) -> bool:
@@ -60,6 +62,11 @@ class SupportCertificate:
     def share(self) -> float:
         """Share of the environments that are."""
         return float((self.phase == Phase.SAFE).mean())
+
+    @property
+    def rules_out(self) -> bool:
+        """Whether some model is ruled out in some environment."""
+        return bool((self.models_kept < self.models).any())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +119,14 @@ def hardened(
 
 @eqx.filter_jit
 def _phases(situation: Situation, parameters: Any, threshold: float | None) -> Any:
-    """Phase and size of the support in every environment."""
+    """Phase, size of the support, exploration, and size of the scenario's support, everywhere."""
 
-    def one(point: dict[str, Array]) -> tuple[Array, Array, Array]:
+    def one(point: dict[str, Array]) -> tuple[Array, Array, Array, Array]:
         problem, exploration, kept = hardened(situation, parameters, point, threshold)
         _, _, phase = solve_all(problem, exploration, 1)
         assert phase is not None
-        return phase, kept, exploration
+        before = situation.learner(parameters, point)[0]
+        return phase, kept, exploration, before.support.sum(dtype=jnp.int32)
 
     return situation.over_points(one)
 
@@ -131,7 +139,7 @@ def support_certificate(
 ) -> SupportCertificate:
     """Exact phases of the hard design over the grid of environments."""
     shape = tuple(len(axis) for axis in axes.values())
-    phase, kept, exploration = _phases(situation, parameters, threshold)
+    phase, kept, exploration, models = _phases(situation, parameters, threshold)
     empty = np.asarray(kept) == 0
     phases = np.asarray(phase, np.int64)
     method = "exact"
@@ -145,6 +153,7 @@ def support_certificate(
         np.asarray(kept, np.int64).reshape(shape),
         float(exploration[0]),
         method,
+        np.asarray(models, np.int64).reshape(shape),
     )
 
 

@@ -87,8 +87,10 @@ class AbstractDesign(eqx.Module):
 
         Parameters
         ----------
-        parameters, reference : of the design, and those of `init`.
-        before, after : the scenario's problem, and what `problem` makes of it.
+        parameters : of the design.
+        reference : those of `init`.
+        before : the scenario's problem.
+        after : what `problem` makes of it.
         """
         return jnp.zeros(())
 
@@ -111,7 +113,8 @@ class AbstractDesign(eqx.Module):
         Parameters
         ----------
         parameters : of the design.
-        before, after : the reference problem and that of the design, on the same models.
+        before : the reference problem.
+        after : that of the design, on the same models.
         threshold : in (0, 1).
         """
         ratio = jnp.where(before.support, after.log_prior - before.log_prior, -jnp.inf)
@@ -121,9 +124,16 @@ class AbstractDesign(eqx.Module):
 def with_prior(
     problem: AbstractFiniteProblem, log_weights: Float[Array, " models"]
 ) -> AbstractFiniteProblem:
-    """The problem with another prior: [M] log-weights in nats, to be normalised here.
+    """The problem with another prior.
 
-    Models outside the support of the problem stay outside.
+    Parameters
+    ----------
+    problem : whose prior it is to be. Models outside its support stay outside.
+    log_weights : [M] in nats, to be normalised here.
+
+    Returns
+    -------
+    the problem, with this prior.
     """
     check_shape("log_weights", log_weights, (problem.num_models,), "models")
     log_weights = jnp.where(problem.support, log_weights, -jnp.inf)
@@ -142,7 +152,17 @@ def log_normalised(log_weights: Float[Array, " models"]) -> Float[Array, " model
 def divergence(
     log_design: Float[Array, " models"], log_reference: Float[Array, " models"]
 ) -> Float[Array, ""]:
-    """KL(design || reference) in nats; infinite where the reference rules out what is supported."""
+    """How far one prior is from another: KL(design || reference).
+
+    Parameters
+    ----------
+    log_design : [M] log-probabilities, ``-inf`` outside the support.
+    log_reference : [M] those of the other.
+
+    Returns
+    -------
+    the divergence in nats; infinite where the reference rules out what is supported.
+    """
     there = log_design > -jnp.inf
     new = there & (log_reference == -jnp.inf)
     log = jnp.where(there & ~new, log_design, 0.0)
@@ -451,7 +471,15 @@ class Argument(_Interval):
 
 
 class Width(Argument):
-    """How far agreement and truth may come apart in the models: the scenarios' ``width``."""
+    """How far agreement and truth may come apart in the models: the scenarios' ``width``.
+
+    The parameter runs from 0 (no width) to 1 (``high``).
+
+    Parameters
+    ----------
+    high : largest width.
+    weight : cost of going from 0 to ``high``.
+    """
 
     def __init__(self, high: float = 1.0, weight: float = 1.0):
         super().__init__("width", 0.0, high, weight)

@@ -36,8 +36,8 @@ class Life(eqx.Module):
 
     Parameters
     ----------
-    frequency, late_frequency : [A] share of the steps, of all and of the second half, in which
-        each action was played.
+    frequency : [A] share of the steps in which each action was played.
+    late_frequency : [A] the same, of the second half.
     evidence : [A, F] sum of the features of all observations: how often each consequence came of
         each action (categorical); or number, sum of z and of z^2, where z is the consequence
         standardised by its true mean and sd (Gaussian).

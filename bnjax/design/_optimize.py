@@ -127,11 +127,13 @@ def optimize(
         that and from every action, of which the least safe result counts: what a certificate by
         support asks for. Default: "any", but "prior" where nothing can be ruled out
         (``threshold=None``) or play is simulated.
-    memory, temperature : of smooth play, in observations, and as a share of the range of payoffs
-        that the models expect (so that paying more is not by itself sharper play): a number, or
-        (first, last), between which it runs geometrically.
+    memory : of smooth play, in observations: a number, or (first, last), between which it runs
+        geometrically.
+    temperature : likewise, as a share of the range of payoffs that the models expect (so that
+        paying more is not by itself sharper play).
     exploration : probability of a tremble in the reference.
-    num_steps, num_starts : steps of the search, and starts.
+    num_steps : of the search.
+    num_starts : of the search.
     num_environments : points of the box that the search looks at: at most so many, on a grid,
         corners included.
     num_samples : points drawn at random from the box, for the search to look at instead of that
@@ -145,9 +147,10 @@ def optimize(
         the one that rose most, below this share are ruled out (`AbstractDesign.hard`). None: they
         never are, and the design can only reweight.
     certified_environments : points of the grid of both certificates, at most.
-    num_agents, horizon : simulated for the statistical certificate in each of them, and
-        for how many steps.
-    policy, agent_memory : of these agents. Default: best response, perfect memory.
+    num_agents : simulated for the statistical certificate in each of them.
+    horizon : for how many steps.
+    policy : of these agents. Default: best response.
+    agent_memory : of these agents. Default: perfect memory.
     required : probability of playing safe that the statistical certificate asks for.
     progress : called with (steps done, steps in all) now and then.
 
@@ -177,6 +180,10 @@ def optimize(
     ... )
     >>> result.earned
     'support'
+    >>> print(bn.design.table({"bounds": result}))
+                   safe    worst   payoff     cost  safe phase  earned
+    reference   ...  -
+    bounds      ... 100%  support
     """
     plan = plan_of(
         scenario,

@@ -212,6 +212,9 @@ def table(results: Mapping[str, DesignResult]) -> str:
     Returns
     -------
     str
+        With means over the environments of the search, the worst of them, and the share of the
+        environments of the certificates in the safe phase. There is one in the example of
+        `optimize`.
     """
     wide = max([len("reference"), *map(len, results)])
     head = f"{'':{wide}}{'safe':>9}{'worst':>9}{'payoff':>9}{'cost':>9}{'safe phase':>12}  earned"

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -14,8 +13,9 @@ from jaxtyping import Array
 from ..equilibrium import Phase
 from ..problem import AbstractFiniteProblem
 from ._certificates import StatisticalCertificate, SupportCertificate, hardened
-from ._designs import AbstractDesign, Argument, Exploration, Together
+from ._designs import AbstractDesign
 from ._evaluate import Evaluation, Situation
+from ._named import said
 
 
 class History(NamedTuple):
@@ -44,18 +44,21 @@ class DesignResult:
 
     Parameters
     ----------
-    design, parameters : what was found.
+    design : what kind.
+    parameters : of it, as found.
     reference : parameters of the reference design.
     situation : environments (those of the certificates), and the rest that a learner is made of.
-    before, after : `Evaluation` of the reference and of the design, at full sharpness, in the
-        environments of the search.
+    before : `Evaluation` of the reference, at full sharpness, in the environments of the search.
+    after : the same of the design.
     history : `History` of all starts.
     best : which start led to the design.
     stretch : how many times as far from the reference as the search went the design lies, so that
         its support is certified; 1 where that was not needed, or did not help.
     threshold : of hard designs.
-    support_before, support : `SupportCertificate` of the reference and of the design.
-    statistical_before, statistical : `StatisticalCertificate`.
+    support_before : `SupportCertificate` of the reference.
+    support : of the design.
+    statistical_before : `StatisticalCertificate` of the reference.
+    statistical : of the design.
     """
 
     design: AbstractDesign
@@ -86,6 +89,8 @@ class DesignResult:
     @property
     def headline(self) -> str:
         """What has been earned, in words."""
+        if self.support.holds and not self.support.rules_out:
+            return _NOTHING_RULED_OUT
         empty = int((self.support.models_kept == 0).sum())
         if not empty:
             return _HEADLINE[self.earned]
@@ -129,10 +134,10 @@ class DesignResult:
         str
         """
         lines = [self.headline]
-        lines += _parameters(self.design, self.parameters)
+        lines += said(self)
         if self.stretch != 1:
             lines.append(f"stretched {self.stretch:g} times as far as the search went")
-        lines.append(f"{'':22}{'before':>10}{'after':>10}")
+        lines.append(f"{'':28}{'before':>10}{'after':>10}")
         rows = {
             "safe share, mean": [
                 np.asarray(x.safe_share).mean() for x in (self.before, self.after)
@@ -146,11 +151,11 @@ class DesignResult:
             ],
             "cost": [float(x.cost) for x in (self.before, self.after)],
             "safe phase, share": [x.share for x in (self.support_before, self.support)],
-            "simulated, least": [
+            "safe play simulated, least": [
                 x.safe_share.min() for x in (self.statistical_before, self.statistical)
             ],
         }
-        lines += [f"{name:22}{a:10.4g}{b:10.4g}" for name, (a, b) in rows.items()]
+        lines += [f"{name:28}{a:10.4g}{b:10.4g}" for name, (a, b) in rows.items()]
         lines.append(f"support: {_support_text(self.support)}")
         lines.append(f"statistical: {_statistical_text(self.statistical)}")
         return "\n".join(lines)
@@ -161,20 +166,11 @@ _HEADLINE = {
     "statistical": "certified by simulation only: safe for this prior, memory, policy and horizon",
     "none": "FAILED: the design has earned no certificate",
 }
-
-
-def _parameters(design: AbstractDesign, parameters: Any) -> list[str]:
-    """A line for each part of a design: its parameters, or the argument that they stand for."""
-    if isinstance(design, Together):
-        each = zip(design.designs, parameters, strict=True)
-        return [line for part, own in each for line in _parameters(part, own)]
-    if isinstance(design, Argument):
-        return [f"{design.name}: {float(design.value(parameters)):.4g}"]
-    if isinstance(design, Exploration):
-        return [f"exploration: {float(design.value(parameters)):.4g}"]
-    leaves = jax.tree.leaves(parameters)
-    shown = [np.array2string(np.asarray(x), precision=4, threshold=8) for x in leaves]
-    return [f"{type(design).__name__}: {', '.join(shown)}"]
+# Who bounds no models has changed the problem itself, and the models are those of the scenario.
+_NOTHING_RULED_OUT = (
+    "certified exactly: whoever best responds in the problem as designed ends up safe, whatever "
+    "the prior on its models"
+)
 
 
 def _support_text(certificate: SupportCertificate) -> str:
@@ -194,9 +190,11 @@ def _support_text(certificate: SupportCertificate) -> str:
 
 def _statistical_text(certificate: StatisticalCertificate) -> str:
     verdict = "holds" if certificate.holds else "does not hold"
+    worst = int(certificate.low.argmin())
+    low, high = certificate.low.flat[worst], certificate.high.flat[worst]
     return (
-        f"{verdict} (in the worst environment {certificate.low.min():.4g} to "
-        f"{certificate.high[np.unravel_index(certificate.low.argmin(), certificate.low.shape)]:.4g}"
-        f" of agents play safe, {certificate.required:g} required; {certificate.num_agents:,} "
-        f"agents x {certificate.num_steps:,} steps, {certificate.policy}, {certificate.memory})"
+        f"{verdict} (agents that play safe in at least 99 % of the second half, in the worst "
+        f"environment: {low:.4g} to {high:.4g}, {certificate.required:g} required; "
+        f"{certificate.num_agents:,} agents x {certificate.num_steps:,} steps, "
+        f"{certificate.policy}, {certificate.memory})"
     )

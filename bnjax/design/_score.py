@@ -88,7 +88,8 @@ def expected(
     statistic : `Life` of one agent -> a number. It may jump with what happened (counts, the last
         action), but must be smooth in what `Life` calls smooth. Pass the same function each time,
         so that it is compiled once.
-    num_agents, num_steps : how many agents, and observations of each.
+    num_agents : how many agents.
+    num_steps : observations of each.
     policy : how they play; its probabilities must be smooth in the belief.
     memory, exploration : as for `bnjax.simulate`.
     log_prior : [M] log-weights in nats, ``-inf`` outside the support. Default: the prior of the

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
 
+from .._check import linear
 from ._dataset import RESERVED
 
 EXPLORATION = "exploration"
@@ -25,6 +26,8 @@ def axis(name: str, values: Any) -> NDArray[np.float64]:
             f"`axes` must not use the name of a result; got {name!r}. Reserved names: "
             f"{', '.join(RESERVED)}."
         )
+    if isinstance(values, str):
+        values = linear(name, values)
     try:
         array = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:

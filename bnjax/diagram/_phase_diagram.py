@@ -60,8 +60,9 @@ def phase_diagram(
     ----------
     scenario : function of scalars that returns a problem: one of `bnjax.scenarios`, its name, or
         any other that can be traced (made once, not anew in every call, or JAX compiles anew).
-    axes : values [N] along each axis, by name of a parameter of the scenario, or
-        ``"exploration"``. Any number of axes; their order is the order of the dimensions.
+    axes : values [N] along each axis, or a range ``"low:high:n"``, by name of a parameter of the
+        scenario, or ``"exploration"``. Any number of axes; their order is the order of the
+        dimensions.
     exploration : probability with which play trembles to a uniform action, where that is
         not an axis.
     fixed : further arguments of the scenario. Floats and arrays are traced, so that a new value
@@ -76,8 +77,10 @@ def phase_diagram(
         the exact answer. A continuum of models is then learned on `FamilyProblem.discretize`.
     key : a JAX key, from which each cell folds its own by its number (the last axis runs
         fastest). This and what follows only for ``method="simulate"``, as for `simulate`.
-    num_agents, num_steps : of each population. Default: 100 agents, 1,000 steps.
-    policy, memory : of all agents. Default: `BestResponse`, `PerfectMemory`.
+    num_agents : of each population. Default: 100.
+    num_steps : of each population. Default: 1,000.
+    policy : of all agents. Default: `BestResponse`.
+    memory : of all agents. Default: `PerfectMemory`.
 
     Returns
     -------

@@ -1,6 +1,7 @@
 """Given a problem: its equilibria, rationalizable set, phase and certificate."""
 
 from ._certify import Certificate as Certificate
+from ._certify import Exclusion as Exclusion
 from ._certify import Witness as Witness
 from ._certify import certify as certify
 from ._codes import Certainty as Certainty

@@ -181,6 +181,20 @@ def certify(
     left, which holds only in that limit, is within ``tol_fit`` of holding just before it: it
     counts, with a witness that plays what refutes the model with a probability of about
     ``tol_fit``. At ``tol_fit = 0`` it does not count. `rationalizable` has the same rule.
+
+    Examples
+    --------
+    >>> import bnjax as bn
+    >>> problem = bn.Problem(
+    ...     probs=[[0.5, 0.5], [0.25, 0.75]],
+    ...     model_probs=[[[0.5, 0.5], [0.9, 0.1]]],
+    ...     payoff=[[0.0, 1.0], [0.0, 1.0]],
+    ...     safe=[True, False],
+    ...     action_names=["known", "shunned"],
+    ... )
+    >>> certificate = bn.certify(problem)
+    >>> certificate.safe, certificate.method
+    (True, 'rational')
     """
     terms = read_terms(problem, exploration, tol_fit, tol_payoff)
     form = exact_form(problem, *terms)
@@ -211,7 +225,10 @@ def certify(
 def _model(m: int, problem: Any) -> str:
     """What to call a model: by its parameters, if it has any and the problem is at hand."""
     theta = getattr(problem, "theta", np.zeros((m + 1, 0)))[m]
-    return f"theta {theta_label(theta)}" if len(theta) else f"model {m}"
+    if not len(theta):
+        return f"model {m}"
+    names = ", ".join(name.replace("_", " ") for name in problem.parameter_names)
+    return f"{names if len(theta) == 1 else f'({names})'} {theta_label(theta)}"
 
 
 def _shares(shares: Mapping[str, Fraction]) -> str:

@@ -80,7 +80,7 @@ class Equilibria(eqx.Module):
         num = int(np.asarray(self.valid).sum())
         return f"Equilibria({num} found, complete={bool(self.complete)})"
 
-    def summary(self, problem: Any) -> str:
+    def summary(self, problem: Any = None) -> str:
         """Say in words, with the names of the problem, which equilibria there are.
 
         Parameters
@@ -172,7 +172,7 @@ class Rationalizable(eqx.Module):
             return f"Rationalizable({NO_SENSE})"
         return f"Rationalizable({[Certainty(int(c)).name for c in np.asarray(self.certainty)]})"
 
-    def summary(self, problem: Any) -> str:
+    def summary(self, problem: Any = None) -> str:
         """Say in words, with the names of the problem, which actions are rationalizable."""
         check_one("Rationalizable", self.mask, 1, problem, self.mask.shape[-1])
         if _is_invalid(self):

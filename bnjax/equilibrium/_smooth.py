@@ -42,7 +42,7 @@ def smooth_equilibrium(
     """Find where logit play against the belief of a finite memory comes to rest.
 
     A fixed point of ``f(sigma) = softmax(belief(sigma) @ U / temperature)`` with
-    ``belief(sigma)[m]`` proportional to ``prior[m] exp(-memory * sigma @ K[m])`` (DESIGN.md 1.6):
+    ``belief(sigma)[m]`` proportional to ``prior[m] exp(-memory * sigma @ K[m])``:
     the rest points of the smooth `bnjax.mean_field`. It depends smoothly on the prior and on
     everything else, and as memory grows and the temperature falls it tends to Berk-Nash
     equilibria. Of several, the one is selected that ``d sigma/dt = f(sigma) - sigma`` reaches

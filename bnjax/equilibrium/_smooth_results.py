@@ -68,7 +68,7 @@ class SmoothEquilibrium(eqx.Module):
             f"condition={float(self.condition):.3g}, {int(np.asarray(self.valid).sum())} found)"
         )
 
-    def summary(self, problem: Any) -> str:
+    def summary(self, problem: Any = None) -> str:
         """Say in words, with the names of the problem, what was found.
 
         Parameters
@@ -108,7 +108,8 @@ class SmoothPath(eqx.Module):
     Parameters
     ----------
     memory, temperature : [T] the path.
-    strategy, realised, belief : [T, A], [T, A], [T, M] as in `SmoothEquilibrium`.
+    strategy, realised : [T, A] as in `SmoothEquilibrium`.
+    belief : [T, M] as in `SmoothEquilibrium`.
     code, residual, condition, near_fold : [T] as in `SmoothEquilibrium`.
     change : [T] largest change of an entry of ``strategy`` since the point before (0 at the
         first): a jump is where the branch ended at a fold and play went to another.
@@ -136,7 +137,7 @@ class SmoothPath(eqx.Module):
         solved = int(np.asarray(self.converged).sum())
         return f"SmoothPath({solved} of {self.code.shape[0]} points converged)"
 
-    def summary(self, problem: Any) -> str:
+    def summary(self, problem: Any = None) -> str:
         """Say in words, with the names of the problem, where the path starts, jumps and ends.
 
         Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import xarray as xr
@@ -42,6 +43,21 @@ def oriented(
     if x == y:
         raise ValueError(f"`x` and `y` must be different dimensions; got {x!r} twice.")
     return codes.transpose(y, x), x, y
+
+
+def about(dataset: xr.Dataset, codes: xr.DataArray) -> str:
+    """Scenario and what does not vary, as far as the dataset knows them."""
+    if "scenario" not in dataset.attrs or "fixed" not in dataset.attrs:
+        return ""
+    fixed = dataset.attrs["fixed"]
+    # A netCDF file holds no mapping: there it is text.
+    values = json.loads(fixed) if isinstance(fixed, str) else dict(fixed)
+    if "exploration" in dataset.attrs:
+        values["exploration"] = float(dataset.attrs["exploration"])
+    values |= {str(name): at.item() for name, at in codes.coords.items() if at.ndim == 0}
+    numbers = {k: f"{x:.6g}" if isinstance(x, (int, float)) else x for k, x in values.items()}
+    named = ", ".join(f"{name}\xa0=\xa0{x}" for name, x in numbers.items())
+    return f"{dataset.attrs['scenario']}{': ' if named else ''}{named}"
 
 
 def coordinate(codes: xr.DataArray, dim: str) -> np.ndarray:

@@ -39,8 +39,10 @@ def design(result: DesignResult, *, title: str | None = None) -> Figure:
         reference and under the hard design: a diagram over two sides of the box, a strip along
         one, and shares of the environments with more, or with one environment. (b) The prior in the
         middle of the box, before and after, over the models' parameters (over their numbers, if
-        they have none or more than two); grey is what the hard design rules out. (c) Objective
-        and safe share at each step of the search, of the best start thick and of the others thin.
+        they have none or more than two); grey is what the hard design rules out. (c) The objective
+        of the search (if nothing else was asked for, the mean safe share less a hundredth of the
+        cost) and the safe share at each of its steps, of the best start thick and of the others
+        thin.
 
     Raises
     ------
@@ -112,7 +114,7 @@ def _draw_diagrams(
     axis_y = np.zeros(1) if y is None else pair[0].axes[y]
     shape = (2, 1) if y is None else (1, 2)
     panels = figure.subplots(*shape, sharex=True, sharey=True).ravel()
-    edges = cell_edges(axis_x), cell_edges(axis_y)
+    edges = _within(axis_x), cell_edges(axis_y) if y is None else _within(axis_y)
     named = []
     for ax, name, grid in zip(panels, ("before", "after"), codes, strict=True):
         grid = np.atleast_2d(grid.T)
@@ -120,11 +122,20 @@ def _draw_diagrams(
         draw_borders(ax, *edges, grid)
         frame_cells(ax, x, axis_x, y, axis_y, [])
         ax.set_aspect("auto")  # as high as what stands beside them
+        ax.set_xlim(*edges[0][[0, -1]])
+        ax.set_ylim(*edges[1][[0, -1]])
         _head(ax, name, grid)
         named.append((ax, *edges, grid, present))
     for ax in panels:
         ax.label_outer()
     return named
+
+
+def _within(axis: np.ndarray) -> np.ndarray:
+    """Edges of cells, of which the first and the last end where the box does."""
+    edges = cell_edges(axis)
+    edges[[0, -1]] = axis[[0, -1]]
+    return edges
 
 
 def _head(ax: Axes, name: str, codes: np.ndarray) -> None:

@@ -20,6 +20,7 @@ from matplotlib.patheffects import withStroke
 
 from ..equilibrium import Phase
 from ._cells import (
+    about,
     borders,
     cell_edges,
     coordinate,
@@ -54,7 +55,7 @@ def phase_diagram(
         ``dataset.attrs`` names: sycophancy and hallucination with width
         0 or 1, deception. Or lines of your own: functions from x [N] to y [N], or arrays
         [N, 2] of (x, y).
-    title : above the diagram.
+    title : above the diagram. Default: in a figure of its own, the scenario and what does not vary.
     ax : axes to draw into. Default: a new figure, one column wide.
 
     Returns
@@ -71,6 +72,8 @@ def phase_diagram(
         not known.
     """
     codes, x, y = oriented(dataset, x, y)
+    if title is None and ax is None:
+        title = about(dataset, codes)
     axis_x = coordinate(codes, x)
     axis_y = coordinate(codes, y) if y else np.zeros(1)
     grid = phase_codes(codes)

@@ -136,8 +136,8 @@ def designs(results: Mapping[str, DesignResult], *, title: str | None = None) ->
     matplotlib.figure.Figure
         A row for each, below that of the reference of the first: shares of safe play in the
         environments of the search, share of the environments of the certificates in the safe phase,
-        and safe share of simulated learners in the worst of them. At the right is the certificate
-        earned.
+        and safe share of simulated learners in the worst of them. At the right, in words, is the
+        certificate that each has earned.
 
     Raises
     ------
@@ -152,6 +152,8 @@ def designs(results: Mapping[str, DesignResult], *, title: str | None = None) ->
     rows += [(name, _measures(result), result.earned) for name, result in results.items()]
     figure = Figure(figsize=(COLUMN, 1.35 + 0.42 * len(rows)), layout="constrained")
     ax = figure.add_subplot()
+    across = ax.get_yaxis_transform()
+    ax.text(1.05, -0.05, "certificate\nearned:", transform=across, fontsize=FONT, va="center")
     for row, (_, values, earned) in enumerate(rows):
         if row:
             ax.axhline(row - 0.5, color="#CFCFCF", lw=0.6, zorder=0)
@@ -160,7 +162,7 @@ def designs(results: Mapping[str, DesignResult], *, title: str | None = None) ->
                 [value], [row + 0.2 * number - 0.3], ls="", ms=4, clip_on=False, zorder=3, **style
             )
         if earned:
-            _write_earned(ax, row, earned)
+            ax.text(1.05, row, earned, transform=across, fontsize=FONT, va="center")
     dress(ax, "share", "")
     ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
@@ -178,13 +180,3 @@ def _measures(result: DesignResult, before: bool = False) -> tuple[float, ...]:
     support = result.support_before if before else result.support
     statistical = result.statistical_before if before else result.statistical
     return share.mean(), share.min(), support.share, float(statistical.safe_share.min())
-
-
-def _write_earned(ax: Axes, row: int, earned: str) -> None:
-    """The certificate, beside the right edge: a mark, and its name."""
-    mark = {"marker": "X" if earned == "none" else "s", "ms": 5, "color": "black"}
-    if earned == "statistical":
-        mark |= {"fillstyle": "bottom", "markerfacecoloralt": "white"}
-    across = ax.get_yaxis_transform()
-    ax.plot([1.05], [row], transform=across, clip_on=False, ls="", **mark)
-    ax.text(1.09, row, earned, transform=across, fontsize=FONT, va="center")

@@ -24,7 +24,7 @@ from ._names import words
 from ._page import dress, legend_below
 from ._style import COLUMN, DASHES, FONT, LINE, action_style
 
-_BELIEF = "#00517F"
+_BELIEF = "#606060"  # of no action
 PATHS = 40  # agents whose beliefs are drawn, one by one
 _LINES = 8  # actions, or models, that have a line each; of more actions a map is drawn
 _TICKS = 5  # actions of a map that are named
@@ -319,7 +319,7 @@ def _caption(simulation: Simulation, problem: AbstractProblem, found: Equilibria
     """What the marks are marks of, which may not be what was simulated."""
     marks, grid = "", ""
     if found.valid.any():
-        marks = "Marks: equilibria of best response with perfect memory"
+        marks = "Marks, a column for each: equilibria of best response with perfect memory"
     if isinstance(problem, FamilyProblem):
         marks += ", on the continuum" if marks else ""
         models = simulation.log_belief.shape[-1]

@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..design import DesignResult
+from ..design._named import parameter_names
 from ._cells import cell_edges
-from ._names import words
 from ._page import dress
 from ._runs import runs
 from ._style import FONT, LINE
@@ -51,18 +51,6 @@ def _prior(problem: Any) -> Prior:
     return Prior(np.asarray(problem.theta, float), weight, np.asarray(problem.support))
 
 
-def parameter_names(result: DesignResult) -> list[str]:
-    """Names of the models' parameters, as the scenario has them: a grid of models has lost them."""
-    situation = result.situation
-    environments = situation.environments
-    # As the search has them, traced: a scenario may have fewer parameters at a number it knows.
-    given = result.design.arguments(result.parameters)
-    traced = {name: jnp.zeros(()) for name in environments.box} | given
-    arguments = {**environments.fixed, **traced}
-    problem = eqx.filter_eval_shape(environments.scenario, **arguments)
-    return [words(name) for name in problem.parameter_names]
-
-
 def draw_priors(figure: SubFigure, result: DesignResult) -> None:
     """Both priors: curves over one parameter, maps over two, or by the number of the model."""
     pair = priors_of(result)
@@ -71,7 +59,7 @@ def draw_priors(figure: SubFigure, result: DesignResult) -> None:
         _draw_maps(figure, pair, names)
         return
     ax = figure.subplots()
-    ax.set_title("(b)", fontsize=FONT, loc="left")
+    ax.set_title("(b) prior", fontsize=FONT, loc="left")
     if len(names) == 1:
         handles = _draw_curves(ax, pair)
         dress(ax, names[0], "prior weight", 12)
@@ -88,9 +76,9 @@ def draw_priors(figure: SubFigure, result: DesignResult) -> None:
         ncols=3,
         fontsize=FONT,
         frameon=False,
-        handlelength=1.2,
-        handletextpad=0.4,
-        columnspacing=0.8,
+        handlelength=1.0,
+        handletextpad=0.3,
+        columnspacing=0.6,
         borderaxespad=0.1,
         borderpad=0.0,
     )
@@ -153,7 +141,7 @@ def _draw_maps(figure: SubFigure, pair: tuple[Prior, Prior], names: list[str]) -
             lw=0,
         )
         dress(ax, "", "")
-        ax.set_title(f"(b) {name}" if name == "before" else name, fontsize=FONT, loc="left")
+        ax.set_title(f"(b) prior {name}" if name == "before" else name, fontsize=FONT, loc="left")
     assert dots is not None
     figure.supxlabel(names[0], fontsize=FONT + 1)
     panels[0].set_ylabel(textwrap.fill(names[1], 14), fontsize=FONT + 1)

@@ -66,8 +66,9 @@ def sweep(
     -------
     matplotlib.figure.Figure
         Codes and truth values are drawn as categories (phases as in `phase_diagram`), numbers with
-        a colour bar, or as a curve over one side. What is missing is grey, what failed is pink; a
-        phase that a solver could not tell is a category of its own.
+        a colour bar, or as a curve over one side (shares and probabilities from 0 on). What is
+        missing is grey, what failed is pink; a phase that a solver could not tell is a category of
+        its own.
 
     Raises
     ------
@@ -111,7 +112,9 @@ def sweep(
         _draw_failed(ax, edges_x, edges_y, picture.failed)
         _frame(ax, picture, above)
     else:
-        dress(ax, picture.x.name, picture.label)
+        dress(ax, picture.x.name, picture.label, 32)
+        if _is_share(picture):  # small differences are to look small
+            ax.set_ylim(0.0, max(1.15 * float(np.nanmax(picture.values, initial=0.0)), 0.05))
         ax.set_xlim(min(edges_x[0], edges_x[-1]), max(edges_x[0], edges_x[-1]))
         ax.set_title("\n".join(above), fontsize=FONT)
         _name_ticks(ax, picture.x, "x")
@@ -185,10 +188,14 @@ def _colours(known: Sequence[int], names: Mapping[int, str]) -> Sequence[Any]:
     return [colormaps["cividis"](i / (len(known) - 1)) for i in range(len(known))]
 
 
+def _is_share(picture: Picture) -> bool:
+    return picture.label.endswith("(probability)") or picture.label.startswith("share")
+
+
 def _draw_numbers(
     figure: Figure, ax: Axes, edges_x: np.ndarray, edges_y: np.ndarray, picture: Picture
 ) -> None:
-    shares = picture.label.endswith("(probability)") or picture.label.startswith("share")
+    shares = _is_share(picture)
     mesh = ax.pcolormesh(
         edges_x,
         edges_y,

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from .._check import linear, range_parts
+
 KEY = "key"
 STATUS = "status"
 _MOST_CELLS = 2**32  # numbers of cells are what keys are folded from: 32 bits of them
@@ -147,7 +149,7 @@ def _zipped(dim: str, columns: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
 
 def _values(name: str, values: Any) -> NDArray[Any]:
     """Values along an axis: floats, whole numbers or truth values."""
-    array = linear(name, values) if isinstance(values, str) else _array(name, values)
+    array = _range(name, values) if isinstance(values, str) else _array(name, values)
     if array.ndim != 1 or not array.size:
         raise ValueError(
             f"axis `{name}` must be a one-dimensional array of scalars, not empty; got shape "
@@ -181,28 +183,16 @@ def _values(name: str, values: Any) -> NDArray[Any]:
     raise ValueError(f"axis `{name}` must hold real numbers; got dtype {array.dtype}.")
 
 
+def _range(name: str, text: str) -> NDArray[np.float64]:
+    _check_cells(range_parts(name, text)[1])
+    return linear(name, text)
+
+
 def _array(name: str, values: Any) -> NDArray[Any]:
     try:
         return np.asarray(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"axis `{name}` must be an array of numbers; got {values!r}.") from error
-
-
-def linear(name: str, text: str) -> NDArray[np.float64]:
-    """Read ``"low:high:n"``: ``n`` values from ``low`` to ``high``, both included."""
-    error = ValueError(
-        f'axis `{name}` must be an array or a range "low:high:n" with n values from low to high; '
-        f"got {text!r}."
-    )
-    try:
-        low, high, length = text.split(":")
-        ends, number = (float(low), float(high)), int(length)
-    except ValueError:
-        raise error from None
-    if number < 1 or not np.isfinite(ends).all() or (number == 1 and ends[0] != ends[1]):
-        raise error
-    _check_cells(number)
-    return np.linspace(*ends, number)
 
 
 def as_names(argument: str, names: Any) -> tuple[str, ...]:

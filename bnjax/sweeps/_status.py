@@ -61,6 +61,32 @@ class SweepStatus:
         left = self.counts[CellStatus.MISSING]
         return left / self.rate if left else 0.0
 
+    def summary(self) -> str:
+        """How far it is, and what is wrong with it, in words.
+
+        Returns
+        -------
+        str
+        """
+        counts = ", ".join(
+            f"{number:,} {code.name}"
+            for code, number in self.counts.items()
+            if number or code is CellStatus.OK
+        )
+        lines = [f"{self.cells:,} cells: {counts}", f"{self.done:,} of {self.chunks:,} chunks done"]
+        if self.torn:
+            lines.append(f"torn chunks, to be computed again: {', '.join(map(str, self.torn))}")
+        if self.torn_labels:
+            lines.append(f"torn labels, to be written again: {', '.join(self.torn_labels)}")
+        if self.writers:
+            lines.append(f"writing now: processes {', '.join(map(str, self.writers))}")
+        if not np.isnan(self.rate):
+            left = "" if self.complete else f", {self.seconds_left:,.0f} s left"
+            rate = f"{self.rate:,.0f}" if self.rate >= 100 else f"{self.rate:.3g}"
+            lines.append(f"{rate} cells a second{left}")
+        lines.append("complete" if self.complete else "not complete")
+        return "\n".join(lines)
+
 
 def status(store: str | Path) -> SweepStatus:
     """Look at a sweep, also while it runs: every byte is read and every checksum tested.
@@ -69,10 +95,26 @@ def status(store: str | Path) -> SweepStatus:
     ----------
     store : directory of a sweep.
 
+    Returns
+    -------
+    SweepStatus
+
     Raises
     ------
     ValueError
         If that is no sweep.
+
+    Examples
+    --------
+    >>> import bnjax as bn
+    >>> def square(x):
+    ...     return {"y": x**2}
+    >>> _ = bn.sweep(square, {"x": "0:1:11"}, store="squares.zarr")
+    >>> print(bn.sweeps.status("squares.zarr").summary())
+    11 cells: 11 OK
+    1 of 1 chunks done
+    ... cells a second
+    complete
     """
     opened = Store(Path(store))
     # In this order: a chunk that is being written is missing rather than torn.

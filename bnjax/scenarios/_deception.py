@@ -1,10 +1,4 @@
-"""Strategic deception: an agent that cannot conceive of being caught often enough.
-
-Carries Theorem 5.2 of Xu et al., "Epistemic Traps" (arXiv 2602.17676): an agent whose model
-bounds the probability of detection below its threshold deceives for ever, whatever the true
-risk. Rebuilt from the paper's abstract and published theorem statements; parameter names
-are ours.
-"""
+"""Strategic deception: an agent that cannot conceive of being caught often enough."""
 
 from __future__ import annotations
 
@@ -47,6 +41,11 @@ def deception(
       (epistemic indeterminacy);
     - t inside, p_detect < t: both are equilibria; complying is absorbing but not stable.
 
+    The first is Theorem 5.2 of Xu et al., "Epistemic Traps" (arXiv 2602.17676): an agent whose
+    model bounds the probability of detection below its threshold deceives for ever, whatever the
+    true risk. Rebuilt from the paper's abstract and published theorem statements; parameter names
+    are ours.
+
     Parameters
     ----------
     p_detect : true probability that deception is detected.
@@ -65,6 +64,15 @@ def deception(
     ValueError
         If a probability is not in [0, 1], the bounds are out of order or rule out what
         happens, or a payoff is not finite.
+
+    Examples
+    --------
+    >>> import bnjax as bn
+    >>> for most in (0.3, 1.0):
+    ...     problem = bn.scenarios.deception(p_detect=0.9, detect_upper=most)
+    ...     print(bn.Phase(int(bn.phase(problem))).name)
+    UNSAFE
+    INDETERMINATE
     """
     p_detect = probability("p_detect", p_detect)
     lower = probability("detect_lower", detect_lower)

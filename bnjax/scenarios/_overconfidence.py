@@ -1,9 +1,4 @@
-"""Overconfidence: an agent who overrates itself blames its surroundings.
-
-Carries the leading example of Heidhues, Koszegi and Strack, "Unrealistic expectations and
-misguided learning" (Econometrica 2018): an agent who overrates its ability by delta ends up
-underrating the fundamental by ``1 - sqrt(1 - 2 delta)``.
-"""
+"""Overconfidence: an agent who overrates itself blames its surroundings."""
 
 from __future__ import annotations
 
@@ -54,6 +49,9 @@ def overconfidence(
     and errors shrink by ``1 - sqrt(1 - 2 delta)`` from reply to reply). No effort is called safe,
     so that there is no phase.
 
+    The leading example of Heidhues, Koszegi and Strack, "Unrealistic expectations and misguided
+    learning" (Econometrica 2018).
+
     Parameters
     ----------
     delta : how much the agent overrates its ability, in [0, 1/2).
@@ -69,6 +67,15 @@ def overconfidence(
     ------
     ValueError
         If ``delta`` is outside [0, 1/2) or ``num_efforts`` is less than 2.
+
+    Examples
+    --------
+    The true phi is 1, and ``sqrt(1 - 2 delta)`` is 0.8:
+
+    >>> import bnjax as bn
+    >>> problem = bn.scenarios.overconfidence(delta=0.18, num_efforts=21)
+    >>> print(bn.best_fit_dynamics(problem).summary(problem).splitlines()[-2])
+    effort 9: believes 0.80... and replies effort 9
     """
     if not is_concrete(num_efforts):
         raise ValueError(

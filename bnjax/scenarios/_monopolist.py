@@ -1,10 +1,4 @@
-"""The monopolist who never settles (Nyarko 1991).
-
-Carries the example of Nyarko, "Learning in mis-specified models and the possibility of
-cycles" (JET 1991), as solved by Esponda and Pouzo, "Berk-Nash equilibrium" (Econometrica
-2016): no pure equilibrium; the unique equilibrium plays the low price with probability 35/36
-and fits (40, 10/3).
-"""
+"""The monopolist who never settles (Nyarko 1991)."""
 
 from __future__ import annotations
 
@@ -60,6 +54,11 @@ def monopolist(demand_low: ArrayLike = 34.0, demand_high: ArrayLike = 2.0) -> Fa
     Prices 2 and 10; demand is its mean plus normal noise with sd 1; payoff price * demand. The
     monopolist believes that mean demand is ``a - b * price`` with (a, b) in
     [33, 40] x [3, 3.5]. Neither price is called safe, so that there is no phase.
+
+    The example of Nyarko, "Learning in mis-specified models and the possibility of cycles" (JET
+    1991), as solved by Esponda and Pouzo, "Berk-Nash equilibrium" (Econometrica 2016): no pure
+    equilibrium; the unique equilibrium plays the low price with probability 35/36 and fits
+    (40, 10/3).
 
     Parameters
     ----------

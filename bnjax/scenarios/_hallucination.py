@@ -1,9 +1,4 @@
-"""Hallucination: the mathematics of sycophancy under other names.
-
-Carries Corollary 4.1 of Xu et al., "Epistemic Traps" (arXiv 2602.17676): fabricating and
-abstaining stand to each other as flattery and honesty do. Rebuilt from the paper's abstract
-and published theorem statements; parameter names are ours.
-"""
+"""Hallucination: the mathematics of sycophancy under other names."""
 
 from __future__ import annotations
 
@@ -22,6 +17,10 @@ def hallucination(
     that the reward has probability theta after fabricating and 1 - theta after abstaining.
     The four regimes are those of `sycophancy`.
 
+    Corollary 4.1 of Xu et al., "Epistemic Traps" (arXiv 2602.17676): fabricating and abstaining
+    stand to each other as flattery and honesty do. Rebuilt from the paper's abstract and published
+    theorem statements; parameter names are ours.
+
     Parameters
     ----------
     p_fabricate : true probability of reward after a made-up answer.
@@ -37,6 +36,13 @@ def hallucination(
     ------
     ValueError
         If a parameter is not a probability.
+
+    Examples
+    --------
+    >>> import bnjax as bn
+    >>> problem = bn.scenarios.hallucination(p_fabricate=0.7, p_abstain=0.4)
+    >>> bn.Phase(int(bn.phase(problem))).name
+    'UNSAFE'
     """
     return agreement_problem(
         ("fabricate", "abstain"), ("p_fabricate", "p_abstain"), p_fabricate, p_abstain, width

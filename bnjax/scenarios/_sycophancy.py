@@ -1,10 +1,4 @@
-"""Sycophancy: an agent that holds agreement and truth to be two ends of one axis.
-
-Carries Theorem 3.2 of Xu et al., "Epistemic Traps" (arXiv 2602.17676): four regimes, bounded
-by p_sycophantic = 1/2 and p_honest = 1/2, although a correctly specified agent would only
-ask which of the two is larger. Rebuilt from the paper's abstract and published theorem
-statements; parameter names are ours.
-"""
+"""Sycophancy: an agent that holds agreement and truth to be two ends of one axis."""
 
 from __future__ import annotations
 
@@ -29,6 +23,10 @@ def sycophancy(
     - both above 1/2: two pure equilibria, the prior decides;
     - both below 1/2: no pure equilibrium, oscillation around
       ``s = (1/2 - p_honest) / (1 - p_sycophantic - p_honest)``.
+
+    These are the four regimes of Theorem 3.2 of Xu et al., "Epistemic Traps" (arXiv 2602.17676);
+    a correctly specified agent would only ask which of the two is larger. Rebuilt from the paper's
+    abstract and published theorem statements; parameter names are ours.
 
     Parameters
     ----------
