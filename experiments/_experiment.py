@@ -77,6 +77,17 @@ class Results:
         return all(finding.holds for finding in self.findings)
 
 
+def shares_allowed(probability: float, number: int, alarm: float) -> tuple[float, float]:
+    """Least and greatest share of ``number`` draws that an exact binomial test does not refuse.
+
+    Each side is refused by chance with a probability of at most ``alarm / 2``.
+    """
+    from scipy.stats import binom
+
+    tails = binom.ppf([alarm / 2, 1 - alarm / 2], number, probability) / number
+    return float(tails[0]), float(tails[1])
+
+
 def title_and_claim(module: Any) -> tuple[str, str]:
     """First line, and the rest, of what an experiment says of itself."""
     title, _, claim = (inspect.getdoc(module) or "").partition("\n")
