@@ -1118,7 +1118,12 @@ def test_designs_stand_side_by_side(designed):
     assert [line.get_xdata()[0] for line in dots[2::4]] == [0, 1, 0, 0]
     marks = {line.get_marker(): line.get_fillstyle() for line in ax.lines if line not in dots}
     assert marks["X"] == "full"
-    assert len(legend_of(figure)) == 4
+    assert len(legend_of(figure)) == 5
+    bars = [line.get_xdata() for line in ax.lines if line.get_marker() == "|"]
+    certificate = designed.statistical
+    worst = certificate.low == certificate.low.min()
+    assert bars[1][0] == certificate.low.min()
+    assert bars[1][1] in certificate.high[worst]
 
 
 def test_figures_of_designs_say_what_is_wrong(designed, monkeypatch):
