@@ -88,6 +88,18 @@ def shares_allowed(probability: float, number: int, alarm: float) -> tuple[float
     return float(tails[0]), float(tails[1])
 
 
+def mean_allowed(values: Any, alarm: float) -> tuple[Any, Any]:
+    """Mean over agents (the first axis), and how far off chance alone leaves it.
+
+    By the normal approximation; it is further off with a probability of ``alarm``.
+    """
+    from scipy.stats import norm
+
+    values = np.asarray(values, float)
+    error = values.std(0, ddof=1) / np.sqrt(len(values))
+    return values.mean(0), norm.isf(alarm / 2) * error
+
+
 def title_and_claim(module: Any) -> tuple[str, str]:
     """First line, and the rest, of what an experiment says of itself."""
     title, _, claim = (inspect.getdoc(module) or "").partition("\n")

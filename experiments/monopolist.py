@@ -15,7 +15,7 @@ import numpy as np
 
 import bnjax as bn
 
-from ._experiment import SEED, Finding, Results, main
+from ._experiment import SEED, Finding, Results, main, mean_allowed
 
 PUBLISHED, BELIEVED = 35 / 36, (40.0, 10 / 3)
 PRICES, DEMAND = (2, 10), (34, 2)
@@ -40,8 +40,6 @@ def of_lines(a, b) -> float:
 
 
 def run(quick: bool) -> Results:
-    from scipy.stats import norm
-
     with jax.enable_x64(True):
         problem = bn.scenarios.monopolist()
         found = bn.equilibria(problem)
@@ -51,7 +49,6 @@ def run(quick: bool) -> Results:
         cycle = bn.best_fit_dynamics(problem)
         fits = bn.plot.best_fit_curve(problem)
     agents, steps = (64, 2_000) if quick else (256, 20_000)
-    z = norm.isf(_ALARM / (2 * 3))  # two sides, three grids
     rows, lives = [], {}
     for points in (8, 16) if quick else (8, 16, 20):  # along each of two coordinates
         grid = bn.scenarios.monopolist().discretize(points)
@@ -67,15 +64,15 @@ def run(quick: bool) -> Results:
             num_steps=steps,
             record=bn.Trajectory(steps // 50),
         )
-        share = np.asarray(lives[lines].late_frequency[:, 0], float)
+        share, error = mean_allowed(lives[lines].late_frequency[:, 0], _ALARM / 3)
         rows.append(
             {
                 "lines": lines,
                 "equilibrium by bisection": of_lines(*theta.T),
                 "by the solver, least": next(ends).min(),
                 "greatest": next(ends).max(),
-                "simulated": share.mean(),
-                "allowed": z * share.std(ddof=1) / np.sqrt(agents),
+                "simulated": share,
+                "allowed": error,
             }
         )
     own, least, most, mean, allowed = np.array([list(row.values())[1:] for row in rows]).T

@@ -59,7 +59,7 @@ def run(quick: bool) -> Results:
             {
                 "delta": delta,
                 "closed form": closed_form(delta),
-                "equilibria": len(at[i]),
+                "pure equilibria": len(at[i]),
                 "fundamental underrated by, least": (1 - fit[i]).min(),
                 "most": (1 - fit[i]).max(),
                 "effort short by, least": short.min(),
@@ -120,7 +120,7 @@ def _draw(deltas, fit):
     label = r"closed form: $1-\sqrt{1-2\delta}$"
     ax.plot(fine, closed_form(fine), color="black", lw=1, label=label)
     x = np.repeat(deltas, [len(values) for values in fit])
-    label = "found, all equilibria on a grid of efforts"
+    label = "found, at each effort on which some start settles"
     ax.plot(x, 1 - np.concatenate(fit), "o", ms=3.5, mew=0, color="#d55e00", label=label)
     ax.plot(fine, fine, color="grey", lw=0.8, ls=":", label="as much as ability is overrated")
     ax.set(xlabel=r"overconfidence, $\delta$", ylabel="fundamental underrated by")

@@ -17,7 +17,7 @@ import bnjax as bn
 from ._experiment import Finding, Results, main
 
 _TIGHT = {"handlelength": 0.8, "columnspacing": 0.7, "handletextpad": 0.3, "fontsize": 8}
-_NONE = -0.035  # where no exploration is drawn: a point of its own, not the end of a line
+_NONE = -0.07  # where no exploration is drawn: a point of its own, not the end of a line
 
 
 def one_axis_is_safe(p, q, e):
