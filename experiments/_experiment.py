@@ -7,17 +7,20 @@ function ``run(quick)`` that returns `Results`. The last line of the module hand
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
+import gc
 import importlib
 import inspect
 import io
 import json
+import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +28,6 @@ import jax
 import numpy as np
 
 import bnjax as bn
-from bnjax.cli._common import settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,9 +142,10 @@ def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "machine": {
             "platform": platform.platform(),
-            "device": jax.local_devices()[0].device_kind,
+            "device": _device(),
             "num_devices": len(jax.local_devices()),
             "python": platform.python_version(),
+            "numpy": np.__version__,
             "jax": jax.__version__,
             "bnjax": bn.__version__,
         },
@@ -150,6 +153,34 @@ def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
     text = json.dumps(report, indent=2, default=_plain, ensure_ascii=False)
     (folder / "result.json").write_text(text + "\n", encoding="utf-8")
     return report
+
+
+@contextlib.contextmanager
+def settings() -> Iterator[None]:
+    """All cores as devices, and a cache of what is compiled, as the command has them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(RuntimeError):  # too late where JAX has started already
+        jax.config.update("jax_num_cpu_devices", cores)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    wanted = {
+        "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        or str(home / "bnjax" / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_enable_x64": False,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    collects = gc.isenabled()
+    gc.disable()  # tracing makes millions of small objects and hardly any garbage
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        if collects:
+            gc.enable()
 
 
 def save_small(figure: Figure, path: Path) -> None:
@@ -168,7 +199,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: _short(value) for name, value in row.items()})
+            writer.writerow({name: short(value) for name, value in row.items()})
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -194,7 +225,7 @@ def main(name: str, own: argparse.ArgumentParser | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     options = vars(parser.parse_args())
     quick, out = options.pop("quick"), options.pop("out")
-    with settings(x64=False):  # all cores, and a cache of what is compiled, as in the command
+    with settings():
         try:
             report = conduct(name, quick, out, **options)
         except ValueError as error:
@@ -206,11 +237,23 @@ def main(name: str, own: argparse.ArgumentParser | None = None) -> None:
     sys.exit(0 if report["holds"] else 1)
 
 
+def _device() -> str:
+    """What the first device is: the name of a GPU, the model of a CPU where Linux tells it."""
+    kind = jax.local_devices()[0].device_kind
+    told = Path("/proc/cpuinfo")
+    if kind != "cpu" or not told.exists():
+        return kind
+    lines = told.read_text(encoding="utf-8").splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"cpu, {models[0]}" if models else kind
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray, jax.Array)):
         return np.asarray(value).tolist()
     raise TypeError(f"JSON cannot hold {value!r}")
 
 
-def _short(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else value
+def short(value: Any, digits: int = 6) -> Any:
+    """A number with so many digits; whatever else as it is."""
+    return f"{value:.{digits}g}" if isinstance(value, (float, np.floating)) else value

@@ -121,9 +121,23 @@ class AbstractDesign(eqx.Module):
 def with_prior(
     problem: AbstractFiniteProblem, log_weights: Float[Array, " models"]
 ) -> AbstractFiniteProblem:
-    """The problem with another prior: [M] log-weights in nats, to be normalised here.
+    """The problem with another prior.
 
-    Models outside the support of the problem stay outside.
+    Parameters
+    ----------
+    problem : any problem with finitely many models M.
+    log_weights : [M] in nats, to be normalised here; ``-inf`` rules a model out. Models outside
+        the support of the problem stay outside.
+
+    Returns
+    -------
+    Problem or GaussianProblem
+        The same, with a ``log_prior`` [M] whose probabilities sum to one.
+
+    Raises
+    ------
+    ValueError
+        If there is not one weight for each model.
     """
     check_shape("log_weights", log_weights, (problem.num_models,), "models")
     log_weights = jnp.where(problem.support, log_weights, -jnp.inf)
@@ -142,7 +156,19 @@ def log_normalised(log_weights: Float[Array, " models"]) -> Float[Array, " model
 def divergence(
     log_design: Float[Array, " models"], log_reference: Float[Array, " models"]
 ) -> Float[Array, ""]:
-    """KL(design || reference) in nats; infinite where the reference rules out what is supported."""
+    """What a prior costs: its Kullback-Leibler divergence from the reference, in nats.
+
+    Parameters
+    ----------
+    log_design, log_reference : [M] log-probabilities of the models, ``-inf`` where one is ruled
+        out.
+
+    Returns
+    -------
+    Array
+        KL(design || reference) [], in nats: not negative, and infinite where the reference rules
+        out what the design supports.
+    """
     there = log_design > -jnp.inf
     new = there & (log_reference == -jnp.inf)
     log = jnp.where(there & ~new, log_design, 0.0)

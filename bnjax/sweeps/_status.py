@@ -69,6 +69,11 @@ def status(store: str | Path) -> SweepStatus:
     ----------
     store : directory of a sweep.
 
+    Returns
+    -------
+    SweepStatus
+        Numbers of cells and chunks, and their rate in cells a second.
+
     Raises
     ------
     ValueError
