@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 
 from .._check import suggestion
 
@@ -56,7 +56,7 @@ def read(path: str | Path, *, axes: Mapping[str, Any] | None = None) -> dict[str
     except ValueError as error:  # also of bytes that are no text
         raise ValueError(f"{path}: {error}") from None
     double = config.precision == "float64"
-    if double != bool(jax.config.jax_enable_x64):
+    if double != (jnp.result_type(float) == jnp.float64):
         raise ValueError(
             f"{path} asks for {config.precision}, and JAX is set to the other: read it and sweep "
             f"inside `with jax.enable_x64({double}):`."
