@@ -87,8 +87,9 @@ def run(quick: bool) -> Results:
         | {
             f"front_{name}": f"{name.capitalize()} trap: models reweighted (a Beta prior) and none "
             "ruled out; safe play against cost, by the weight of the cost in the objective. Safe "
-            "shares are those of play that starts from the prior (where rates are equal, a uniform "
-            "prior is exactly tied). Lines only join the designs that some weight finds."
+            "shares are those of play that starts from the prior"
+            + " (where rates are equal, a uniform prior is exactly tied)" * (name == "multistable")
+            + ". Lines only join the designs that some weight finds."
             for name in fronts
         },
         rows,
