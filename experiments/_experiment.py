@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 import bnjax as bn
-from bnjax.cli._common import settings
+from bnjax.cli import settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,6 +78,29 @@ class Results:
         return all(finding.holds for finding in self.findings)
 
 
+def shares_allowed(probability: float, number: int, alarm: float) -> tuple[float, float]:
+    """Least and greatest share of ``number`` draws that an exact binomial test does not refuse.
+
+    Each side is refused by chance with a probability of at most ``alarm / 2``.
+    """
+    from scipy.stats import binom
+
+    tails = binom.ppf([alarm / 2, 1 - alarm / 2], number, probability) / number
+    return float(tails[0]), float(tails[1])
+
+
+def mean_allowed(values: Any, alarm: float) -> tuple[Any, Any]:
+    """Mean over agents (the first axis), and how far off chance alone leaves it.
+
+    By the normal approximation; it is further off with a probability of ``alarm``.
+    """
+    from scipy.stats import norm
+
+    values = np.asarray(values, float)
+    error = values.std(0, ddof=1) / np.sqrt(len(values))
+    return values.mean(0), norm.isf(alarm / 2) * error
+
+
 def title_and_claim(module: Any) -> tuple[str, str]:
     """First line, and the rest, of what an experiment says of itself."""
     title, _, claim = (inspect.getdoc(module) or "").partition("\n")
@@ -118,9 +141,10 @@ def conduct(name: str, quick: bool, out: Path, **more: Any) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "machine": {
             "platform": platform.platform(),
-            "device": jax.local_devices()[0].device_kind,
+            "device": _device(),
             "num_devices": len(jax.local_devices()),
             "python": platform.python_version(),
+            "numpy": np.__version__,
             "jax": jax.__version__,
             "bnjax": bn.__version__,
         },
@@ -165,7 +189,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: _short(value) for name, value in row.items()})
+            writer.writerow({name: short(value) for name, value in row.items()})
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -191,7 +215,7 @@ def main(name: str, own: argparse.ArgumentParser | None = None) -> None:
     options = vars(parser.parse_args())
     quick = options.pop("quick")
     out = place_of(options.pop("out"), quick)
-    with settings(x64=False):  # all cores, and a cache of what is compiled, as in the command
+    with settings():  # all cores, and a cache of what is compiled, as in the command
         try:
             report = conduct(name, quick, out, **options)
         except ValueError as error:
@@ -203,11 +227,23 @@ def main(name: str, own: argparse.ArgumentParser | None = None) -> None:
     sys.exit(0 if report["holds"] else 1)
 
 
+def _device() -> str:
+    """What the first device is: the name of a GPU, the model of a CPU where Linux tells it."""
+    kind = jax.local_devices()[0].device_kind
+    told = Path("/proc/cpuinfo")
+    if kind != "cpu" or not told.exists():
+        return kind
+    lines = told.read_text(encoding="utf-8").splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"cpu, {models[0]}" if models else kind
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray, jax.Array)):
         return np.asarray(value).tolist()
     raise TypeError(f"JSON cannot hold {value!r}")
 
 
-def _short(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else value
+def short(value: Any, digits: int = 6) -> Any:
+    """A number with so many digits; whatever else as it is."""
+    return f"{value:.{digits}g}" if isinstance(value, (float, np.floating)) else value

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from bnjax.cli._common import settings
+from bnjax.cli import settings
 
-from ._experiment import add_options, conduct, place_of, print_report
+from ._experiment import add_options, conduct, place_of, print_report, short
 
 NAMES = (
     "sycophancy_phases",
@@ -32,6 +32,9 @@ NAMES = (
     "gpu_sweep",
 )
 
+_SHORT = 12  # rows that are shown at once
+_VERSIONS = {"bnjax": "bnjax", "jax": "JAX", "numpy": "NumPy", "python": "Python"}
+
 _STYLE = """
 :root { color-scheme: light; --ink: #1b1f24; --dim: #59636e; --line: #d8dee4; --good: #00517f;
   --bad: #b33c00; }
@@ -42,7 +45,7 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; }
 h2 { font-size: 1.35rem; line-height: 1.25; margin: 0 0 .5rem; }
 a { color: var(--good); }
 .dim, figcaption, footer { color: var(--dim); }
-nav ol { columns: 2 20rem; padding-left: 1.5rem; }
+nav ol { columns: 2 20rem; column-gap: 3rem; padding-left: 2rem; }
 section { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1.75rem; }
 figure { margin: 1.25rem 0; }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
@@ -55,6 +58,12 @@ ul.findings li { padding: .6rem 0; border-bottom: 1px solid var(--line); }
 ul.findings .found { display: block; color: var(--dim); font-size: .95rem; }
 pre { font: .85rem/1.4 ui-monospace, Menlo, monospace; background: #f6f8fa; padding: .6rem .8rem;
   overflow-x: auto; border-radius: .25rem; margin: .75rem 0; }
+.table { overflow-x: auto; margin: 1rem 0; font: .8rem/1.4 system-ui, sans-serif; }
+.table table { border-collapse: collapse; }
+.table th, .table td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); }
+.table th { text-align: left; vertical-align: bottom; color: var(--dim); font-weight: 600; }
+.table td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+summary { cursor: pointer; color: var(--good); font-size: .95rem; }
 footer { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1rem;
   font-size: .9rem; }
 @media (max-width: 40rem) { body { font-size: 16px; padding: 1.25rem 1rem 3rem; } }
@@ -67,7 +76,7 @@ def page(reports: Sequence[Mapping[str, Any]], folder: Path) -> str:
         f'<li><a href="#{r["name"]}">{_text(r["title"])}</a>{"" if r["holds"] else " (fails)"}</li>'
         for r in reports
     )
-    machine = reports[0]["machine"]
+    machines = dict.fromkeys(_machine(r["machine"]) for r in reports)
     total = sum(r["seconds"] for r in reports)
     size = "small (--quick)" if reports[0]["quick"] else "full size"
     return f"""<!doctype html>
@@ -86,12 +95,33 @@ held against an answer. {_sentence(reports)}</p>
 <nav><ol>{links}</ol></nav>
 {"".join(_section(report, folder) for report in reports)}
 <footer>Made by <code>python -m experiments.all{" --quick" * reports[0]["quick"]}</code> in
-{total:.0f} s, {size}, on {machine["num_devices"]} {_text(machine["device"])} device(s); bnjax
-{_text(machine["bnjax"])}, JAX {_text(machine["jax"])}, Python {_text(machine["python"])}, seed
-{reports[0]["seed"]}.</footer>
+{total:.0f} s, {size}, with seed {reports[0]["seed"]}. On {"; and on ".join(machines)}.</footer>
 </body>
 </html>
 """
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {machine[key]}" for key, name in _VERSIONS.items())
+    devices = f"{machine['num_devices']} device{'s' * (machine['num_devices'] != 1)}"
+    return _text(f"{devices} ({machine['device']}), {versions}")
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table, behind a click where it is long."""
+    head = "".join(f"<th>{_text(name.replace('_', ' '))}</th>" for name in rows[0])
+    cells = ("".join(_cell(value) for value in row.values()) for row in rows)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    table = f'<div class="table"><table><tr>{head}</tr>{body}</table></div>'
+    if len(rows) <= _SHORT:
+        return table
+    return f"<details><summary>Table of {len(rows)} rows</summary>{table}</details>"
+
+
+def _cell(value: Any) -> str:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    start = '<td class="number">' if number else "<td>"
+    return f"{start}{_text(short(value, 4))}</td>"
 
 
 def _sentence(reports: Sequence[Mapping[str, Any]]) -> str:
@@ -118,7 +148,8 @@ def _section(report: Mapping[str, Any], folder: Path) -> str:
     claim = "".join(f"<p>{_marked(part)}</p>" for part in report["claim"].split("\n\n"))
     return (
         f'<section id="{report["name"]}"><h2>{_text(report["title"])}</h2>{claim}{figures}'
-        f'<ul class="findings">{findings}</ul><pre>{_text(report["command"])}</pre></section>\n'
+        f'<ul class="findings">{findings}</ul>{_table(report["table"])}'
+        f"<pre>{_text(report['command'])}</pre></section>\n"
     )
 
 
@@ -151,7 +182,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out = place_of(options.out, options.quick)
     broken = []
-    with settings(x64=False):
+    with settings():
         for name in options.only:
             try:
                 print_report(conduct(name, options.quick, options.out))

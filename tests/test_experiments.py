@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import importlib
 import json
 import re
 import subprocess
@@ -84,11 +85,12 @@ def test_experiments_hold(names, tmp_path):
     assert "@import" not in html
 
 
-def check_report(name, report, folder):
+def check_report(name, report, folder, quick=True):
     assert report["holds"]
     assert report["findings"]
     assert all(finding["holds"] for finding in report["findings"])
-    assert report["command"] == f"python -m experiments.{name} --quick"
+    assert report["quick"] == quick
+    assert report["command"] == f"python -m experiments.{name}{' --quick' * quick}"
     assert report["seed"] == 0
     assert report["figures"]
     assert all(report["machine"].values())
@@ -108,12 +110,26 @@ def check_report(name, report, folder):
         assert not {"", "nan", "inf", None} & set(row.values())
 
 
+def test_committed_results_are_those_of_the_scripts():
+    """At full size, of what the scripts now claim, all holding, and on the page as they are."""
+    results = ROOT / "experiments" / "results"
+    reports = []
+    for name in experiments.NAMES:
+        report = json.loads((results / name / "result.json").read_text(encoding="utf-8"))
+        check_report(name, report, results / name, quick=False)
+        module = importlib.import_module(f"experiments.{name}")
+        assert (report["title"], report["claim"]) == title_and_claim(module)
+        reports.append(report)
+    html = (results / "index.html").read_text(encoding="utf-8")
+    assert html == experiments.page(reports, results)
+
+
 @pytest.mark.parametrize("name", experiments.NAMES)
 def test_a_reader_of_the_paper_finds_a_script(name):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"(experiments/{name}.py)" in readme
     script = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
-    assert script.count("\n") <= 155  # the library does the work
+    assert script.count("\n") <= 170  # the library does the work
     assert f'main("{name}"' in script
 
 
@@ -135,7 +151,15 @@ def stand_in(name, quick, out, holds=True):
         "quick": quick,
         "seed": 0,
         "seconds": 1.0,
-        "machine": {"num_devices": 1, "device": "cpu", "bnjax": "0", "jax": "0", "python": "3"},
+        "table": [{"a_b": "x < y", "c": 1 / 3}] * (13 if name == "prior_decides" else 2),
+        "machine": {
+            "num_devices": 2 if name == "gpu_sweep" else 1,
+            "device": "cpu",
+            "bnjax": "0",
+            "jax": "0",
+            "numpy": "2",
+            "python": "3",
+        },
     }
     (out / name).mkdir(parents=True, exist_ok=True)
     (out / name / "result.json").write_text(json.dumps(report))
@@ -164,6 +188,14 @@ def test_the_page_of_what_fails_and_breaks(tmp_path, monkeypatch, capsys):
     assert "2 &lt; 3 &amp; `so` on." in html
     assert "First, <code>--points 5</code>." in html
     assert "The <em>lower</em> bound, 2 * 3 * 4." in html
+    # Tables, the long one behind a click; and all machines.
+    page = Page(html)
+    assert page.tags.count("table") == 10
+    assert page.tags.count("details") == 1
+    assert page.text.count("0.3333") == 9 * 2 + 13
+    assert "<th>a b</th>" in html
+    assert "<td>x &lt; y</td>" in html
+    assert page.text.count("1 device (cpu)") == page.text.count("2 devices (cpu)") == 1
     # Some of them again: the page keeps the others, but not those of another size.
     code, html = run_all(monkeypatch, tmp_path, "--only", "oscillation")
     assert code == 0

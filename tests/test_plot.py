@@ -1135,6 +1135,11 @@ def test_designs_stand_side_by_side(designed):
     )
     assert [line.get_xdata()[0] for line in dots[2::4]] == [0, 1, 0, 0]
     assert len(legend_of(figure)) == 4
+    bars = [line.get_xdata() for line in ax.lines if line.get_marker() == "|"]
+    certificate = designed.statistical
+    worst = certificate.low == certificate.low.min()
+    assert bars[1][0] == certificate.low.min()
+    assert bars[1][1] in certificate.high[worst]
 
 
 def test_figures_of_designs_say_what_is_wrong(designed, monkeypatch):

@@ -186,6 +186,34 @@ def test_example_is_valid_and_names_every_key():
     assert read_config(f'function = "simulate"\nseed = 0\n{PHASE}{AXES}{settings}').simulate
 
 
+def test_read_gives_what_the_command_sweeps(tmp_path):
+    text = f"chunk = 2\n{PHASE}{AXES}exploration = [0.0, 0.1]\n[fixed]\nwidth = 1"
+    path = write(tmp_path, text)
+    what = bn.sweeps.read(path)
+    assert what["axes"] == {"p_honest": "0:1:3", "exploration": [0.0, 0.1]}
+    assert (what["chunk"], what["key"]) == (2, None)
+    succeed("run", path, "--store", tmp_path / "command.zarr")
+    swept = bn.sweep(**what, store=tmp_path / "python.zarr")
+    xr.testing.assert_equal(swept, xr.open_zarr(tmp_path / "command.zarr"))
+    # Other values of an axis, in its place.
+    fewer = bn.sweeps.read(path, axes={"p_honest": [0.8]})["axes"]
+    assert list(fewer.items()) == [("p_honest", [0.8]), ("exploration", [0.0, 0.1])]
+
+
+@pytest.mark.parametrize(
+    ("text", "axes", "said"),
+    [
+        ("axes = ", None, "sweep.toml: this is no TOML: "),
+        (PHASE + AXES, {"p_honset": [1]}, "`axes` must name axes of .*: did you mean `p_honest`?"),
+        (f'precision = "float64"\n{PHASE}{AXES}', None, "jax.enable_x64.True"),
+        (f"{PHASE}[axes]\np_honset = [1]", None, "`p_honset` of .axes. is no parameter"),
+    ],
+)
+def test_read_says_what_is_wrong(text, axes, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        bn.sweeps.read(write(tmp_path, text), axes=axes)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from .. import __version__
+from ._common import settings as settings
 from ._design import search_design
 from ._diagram import draw_phase_diagram
 from ._scenarios import list_scenarios

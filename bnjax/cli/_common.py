@@ -123,7 +123,7 @@ def read_int(name: str, text: str) -> int:
 
 
 @contextlib.contextmanager
-def settings(x64: bool) -> Iterator[None]:
+def settings(x64: bool = False) -> Iterator[None]:
     """Settings of the process: all cores as devices, a cache of compiled programs, precision.
 
     Those of the cache are taken back afterwards, for whoever calls the command from Python.

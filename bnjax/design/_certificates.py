@@ -32,7 +32,7 @@ class SupportCertificate:
     """Whether perfect-memory best responders with this support are safe, exactly.
 
     The rationalizable set depends on the prior through its support alone. So if it is safe, every
-    learner with any prior on these models ends up safe, whatever it happens to observe.
+    such learner with any prior on these models ends up safe, whatever it happens to observe.
 
     Parameters
     ----------

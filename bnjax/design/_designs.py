@@ -128,12 +128,19 @@ def with_prior(
 
     Parameters
     ----------
-    problem : whose prior it is to be. Models outside its support stay outside.
-    log_weights : [M] in nats, to be normalised here.
+    problem : any problem with finitely many models M.
+    log_weights : [M] in nats, to be normalised here; ``-inf`` rules a model out. Models outside
+        the support of the problem stay outside.
 
     Returns
     -------
-    the problem, with this prior.
+    Problem or GaussianProblem
+        The same, with a ``log_prior`` [M] whose probabilities sum to one.
+
+    Raises
+    ------
+    ValueError
+        If there is not one weight for each model.
     """
     check_shape("log_weights", log_weights, (problem.num_models,), "models")
     log_weights = jnp.where(problem.support, log_weights, -jnp.inf)
@@ -152,16 +159,18 @@ def log_normalised(log_weights: Float[Array, " models"]) -> Float[Array, " model
 def divergence(
     log_design: Float[Array, " models"], log_reference: Float[Array, " models"]
 ) -> Float[Array, ""]:
-    """How far one prior is from another: KL(design || reference).
+    """What a prior costs: its Kullback-Leibler divergence from the reference, in nats.
 
     Parameters
     ----------
-    log_design : [M] log-probabilities, ``-inf`` outside the support.
-    log_reference : [M] those of the other.
+    log_design, log_reference : [M] log-probabilities of the models, ``-inf`` where one is ruled
+        out.
 
     Returns
     -------
-    the divergence in nats; infinite where the reference rules out what is supported.
+    Array
+        KL(design || reference) [], in nats: not negative, and infinite where the reference rules
+        out what the design supports.
     """
     there = log_design > -jnp.inf
     new = there & (log_reference == -jnp.inf)

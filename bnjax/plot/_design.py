@@ -51,14 +51,16 @@ def design(result: DesignResult, *, title: str | None = None) -> Figure:
     """
     check_result("result", result)
     sides = len(result.support.axes)
-    figure = Figure(figsize=(PAGE, 3.7 if sides == 2 else 3.5), layout="constrained")
+    titles = textwrap.wrap(title or "", 100)
+    height = (3.7 if sides == 2 else 3.5) + 0.17 * len(titles)
+    figure = Figure(figsize=(PAGE, height), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=_WIDTHS, wspace=0.02, squeeze=False)[0]
     upper, lower = right.subfigures(2, 1, height_ratios=[1.0, 1.25], squeeze=False)[:, 0]
     named = _draw_phases(left, result)
     draw_priors(upper, result)
     _draw_search(lower, result)
     earned = result.headline
-    lines = [*textwrap.wrap(title or "", 100), *textwrap.wrap(earned, 100)]
+    lines = [*titles, *textwrap.wrap(earned, 100)]
     above = figure.suptitle("\n".join(lines), fontsize=FONT + 1)
     if result.earned == "none":
         above.set(color=PHASE_STYLES[Phase.UNSAFE].fill, fontweight="bold")

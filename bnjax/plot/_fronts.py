@@ -136,8 +136,9 @@ def designs(results: Mapping[str, DesignResult], *, title: str | None = None) ->
     matplotlib.figure.Figure
         A row for each, below that of the reference of the first: shares of safe play in the
         environments of the search, share of the environments of the certificates in the safe phase,
-        and safe share of simulated learners in the worst of them. At the right, in words, is the
-        certificate that each has earned.
+        and safe share of simulated learners in the worst of them, with the 99 % interval for the
+        probability that one of these plays safe (`bnjax.design.StatisticalCertificate`). At the
+        right, in words, is the certificate that each has earned.
 
     Raises
     ------
@@ -148,19 +149,22 @@ def designs(results: Mapping[str, DesignResult], *, title: str | None = None) ->
         raise ValueError(f"`results` must be results by name, at least one; got {results!r}.")
     for name, result in results.items():
         check_result(f"results[{name!r}]", result)
-    rows = [("reference", _measures(next(iter(results.values())), before=True), "")]
-    rows += [(name, _measures(result), result.earned) for name, result in results.items()]
-    figure = Figure(figsize=(COLUMN, 1.35 + 0.42 * len(rows)), layout="constrained")
+    first = next(iter(results.values()))
+    rows = [("reference", _measures(first, before=True), _interval(first, before=True), "")]
+    rows += [(name, _measures(r), _interval(r), r.earned) for name, r in results.items()]
+    figure = Figure(figsize=(COLUMN, 1.5 + 0.42 * len(rows)), layout="constrained")
     ax = figure.add_subplot()
     across = ax.get_yaxis_transform()
     ax.text(1.05, -0.05, "certificate\nearned:", transform=across, fontsize=FONT, va="center")
-    for row, (_, values, earned) in enumerate(rows):
+    for row, (_, values, interval, earned) in enumerate(rows):
         if row:
             ax.axhline(row - 0.5, color="#CFCFCF", lw=0.6, zorder=0)
         for number, (style, value) in enumerate(zip(_MEASURES.values(), values, strict=True)):
             ax.plot(
                 [value], [row + 0.2 * number - 0.3], ls="", ms=4, clip_on=False, zorder=3, **style
             )
+        # At the height of the last mark.
+        ax.plot(interval, [row + 0.3] * 2, color=_WORST, lw=LINE, marker="|", ms=5, clip_on=False)
         if earned:
             ax.text(1.05, row, earned, transform=across, fontsize=FONT, va="center")
     dress(ax, "share", "")
@@ -170,6 +174,8 @@ def designs(results: Mapping[str, DesignResult], *, title: str | None = None) ->
     if title:
         ax.set_title(title, fontsize=FONT)
     handles = [Line2D([], [], ls="", ms=4, label=k, **style) for k, style in _MEASURES.items()]
+    label = "99% interval, worst: agents that play safe"
+    handles.append(Line2D([], [], color=_WORST, lw=LINE, marker="|", ms=5, label=label))
     legend_below(ax, handles, columns=1)
     return figure
 
@@ -180,3 +186,10 @@ def _measures(result: DesignResult, before: bool = False) -> tuple[float, ...]:
     support = result.support_before if before else result.support
     statistical = result.statistical_before if before else result.statistical
     return share.mean(), share.min(), support.share, float(statistical.safe_share.min())
+
+
+def _interval(result: DesignResult, before: bool = False) -> list[float]:
+    """For the probability that an agent plays safe, in the worst environment."""
+    statistical = result.statistical_before if before else result.statistical
+    worst = np.unravel_index(statistical.low.argmin(), statistical.low.shape)
+    return [float(statistical.low[worst]), float(statistical.high[worst])]

@@ -98,6 +98,7 @@ def status(store: str | Path) -> SweepStatus:
     Returns
     -------
     SweepStatus
+        Numbers of cells and chunks, and their rate in cells a second.
 
     Raises
     ------
