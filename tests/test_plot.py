@@ -1134,7 +1134,7 @@ def test_designs_stand_side_by_side(designed):
         drawn, [share.mean(), share.min(), 1, designed.statistical.safe_share.min()], rtol=1e-6
     )
     assert [line.get_xdata()[0] for line in dots[2::4]] == [0, 1, 0, 0]
-    assert len(legend_of(figure)) == 4
+    assert len(legend_of(figure)) == 5
     bars = [line.get_xdata() for line in ax.lines if line.get_marker() == "|"]
     certificate = designed.statistical
     worst = certificate.low == certificate.low.min()
