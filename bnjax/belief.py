@@ -83,8 +83,8 @@ class Likelihood(eqx.Module):
         """
         flat = jnp.abs(self.log_ratio.reshape(self.log_ratio.shape[0], -1))
         sums = jnp.abs(evidence.reshape(flat.shape[1], *evidence.shape[2:]))
-        rows = jnp.concatenate([jnp.ones_like(flat[:, :1]), flat], axis=1)
-        means = jnp.einsum("mr,m...->r...", rows, weight, precision=lax.Precision.HIGHEST)
+        rows = jnp.concatenate([jnp.ones_like(flat[:, 0])[None], flat.T])
+        means = jnp.dot(rows, weight, precision=lax.Precision.HIGHEST)
         total = jnp.maximum(means[0], jnp.finfo(flat.dtype).tiny)
         moved = [sums[k] * (means[k + 1] / total) for k in range(flat.shape[1])]
         return self._unit() * reduce(add, moved)

@@ -142,25 +142,26 @@ def _steps(probs: Float[Array, "models actions outcomes"]) -> Int[Array, ""]:
     return jnp.clip(steps.astype(jnp.int32), 1, DEGREE)
 
 
-def _foresee(agent: Agent, bits: UInt32[Array, "steps 2 agents"]) -> _Fates:
+def _foresee(agent: Agent, keys: UInt32[Array, "2 agents"], time: Int[Array, " agents"]) -> _Fates:
     """All of chance, which does not depend on beliefs."""
     places = jnp.arange(DEGREE, dtype=jnp.uint32)[:, None]
+    truth: Any = agent.problem.consequence
+    exploration, dtype = agent.trembles(), truth.probs.dtype
 
     def word(lower: Array, upper: Array) -> UInt32[Array, " agents"]:
         both = lower.astype(jnp.uint32) | upper.astype(jnp.uint32) << DEGREE
         return (both << places).sum(0, dtype=jnp.uint32)
 
-    truth: Any = agent.problem.consequence
-    number = uniform(bits[:, 0], truth.probs.dtype)
-    outcomes = word(*(inverse_cdf(row[:, None, None], number) for row in truth.probs))
-    exploration = agent.trembles()
-
-    def play(bits: Array) -> Array:
-        trembles, piece, _ = tremble(exploration, uniform(bits, truth.probs.dtype), 2)
+    def play() -> Array:
+        trembles, piece, _ = tremble(
+            exploration, uniform(words(keys, time, DEGREE)[:, 1], dtype), 2
+        )
         return word(trembles, piece)
 
-    never = jnp.zeros(bits.shape[2], jnp.uint32)
-    return _Fates(outcomes, lax.cond(exploration > 0, play, lambda _: never, bits[:, 1]))
+    number = uniform(words(keys, time, DEGREE)[:, 0], dtype)
+    outcomes = word(*(inverse_cdf(row[:, None, None], number) for row in truth.probs))
+    # Words for trembles are made where there are any: it is most of the work.
+    return _Fates(outcomes, lax.cond(exploration > 0, play, lambda: jnp.zeros_like(outcomes)))
 
 
 def _block(
@@ -184,7 +185,7 @@ def _block(
     time = lives.time
     end = jnp.minimum(until, end_of_quarter(time, num_steps))
     room = jnp.minimum(end - time, table.steps)
-    fates = _foresee(agent, words(keys, time, DEGREE))
+    fates = _foresee(agent, keys, time)
     # A branch that is always taken: without it, a compiler would compute all of it anew in each
     # of the loops that use it.
     packed = lax.cond(
