@@ -6,7 +6,7 @@ play alike when they are given the same random numbers, but for ties:
 - ``naive``: a log-belief of every agent, updated and exponentiated at every step. It is how one
   writes it, and it serves everything: all memories, categorical and Gaussian consequences.
 - ``counts``: what an agent has seen, and a matrix product that makes its log-belief at every step.
-- ``blocked``: the algorithm of bnjax (DESIGN.md section 4): weights made from counts now and then,
+- ``blocked``: weights in blocks, as in `bnjax.learning._blocked`: made from counts now and then,
   and only multiplied in between.
 
 All are written with care: single precision where bnjax has it, buffers that are allocated once,
@@ -742,7 +742,7 @@ class Plan(NamedTuple):
 
 
 def plan_blocks(log: Floats, out: NDArray[np.bool_], flushes: bool = False) -> Plan:
-    """How many steps unnormalised weights survive: the bound of DESIGN.md section 4.
+    """How many steps unnormalised weights survive: as `bnjax.belief.steps_between_refreshes`.
 
     Parameters
     ----------

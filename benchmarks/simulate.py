@@ -112,7 +112,7 @@ def axis_problem(num_models: int, p_sycophantic: float = 0.7, p_honest: float = 
 
 
 def monopolist_problem(side: int = 8) -> baseline.Gaussian:
-    """Prices 2 and 10, demand a - b x with (a, b) on a grid over its box (DESIGN.md 1.7)."""
+    """Prices 2 and 10, demand a - b x, (a, b) on a grid over its box (Esponda and Pouzo 2016)."""
     a, b = (x.ravel() for x in np.meshgrid(np.linspace(33, 40, side), np.linspace(3, 3.5, side)))
     price = np.array([2.0, 10.0])
     arrays = (

@@ -1,4 +1,4 @@
-"""``bnjax sweep``: very large grids, in a store that survives anything."""
+"""``bnjax sweep``: very large grids, in a store that survives interruptions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group("sweep", short_help="Compute very large grids, and survive anything.")
+@click.group("sweep", short_help="Compute very large grids, and survive interruptions.")
 def sweeps() -> None:
     """Compute a function in every cell of a very large grid, into a Zarr store.
 

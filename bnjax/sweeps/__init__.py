@@ -1,4 +1,4 @@
-"""Very large runs: a function in every cell of a grid, on all devices, that survive anything."""
+"""Very large runs, which survive interruptions: a function in every cell of a grid."""
 
 from ._program import CellStatus as CellStatus
 from ._read import read as read

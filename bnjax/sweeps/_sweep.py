@@ -51,7 +51,7 @@ def sweep(
     rerun_failed: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """Compute a function in every cell of a grid, into a store that survives anything.
+    """Compute a function in every cell of a grid, into a store that survives interruptions.
 
     The results go to disk chunk by chunk, each as a whole or not at all. The same call on the same
     store computes what is missing and nothing else, whatever stopped the one before. What a cell

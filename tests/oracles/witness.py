@@ -1,7 +1,7 @@
 """Checks a certificate's witnesses in fractions, from the definitions and nothing else.
 
 Shares no code with the library: plain arrays of floats (taken as exact) and fractions come in.
-An action is justified by play sigma and a belief mu if (DESIGN.md 1.2, with tolerances)
+An action is justified by play sigma and a belief mu if, with tolerances,
 
 - mu puts weight only on supported models that rule out nothing that sigma, after trembling,
   brings about, and whose expected divergence is within ``tol_fit`` of the least of such models;
