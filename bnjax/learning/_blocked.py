@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from .._consequence import Categorical
 from .._numerics import inverse_cdf, uniform
@@ -30,10 +30,10 @@ from ..belief import (
 from ..problem import AbstractFiniteProblem
 from ..response import tremble
 from ._agent import Agent
-from ._lives import Believer, Lives, end_of_quarter, in_quarters, live
+from ._lives import Believer, Lives, live
 from ._plain import Tile
 from ._random import words
-from ._record import Record, Running, Trajectory
+from ._record import Record, Running, Trajectory, end_of_quarter, in_quarters
 
 _DRAWS = 32  # steps whose random words are made together, at most
 _MOST_CODES = 16  # pairs of action and consequence between which likelihoods are selected
@@ -54,7 +54,6 @@ class StepTable(NamedTuple):
     """What the steps look up."""
 
     factors: Float[Array, "codes models"]  # likelihood of each pair relative to the likeliest model
-    new: Bool[Array, "models codes"]  # which pairs a model rules out
     features: Float[Array, "features models"]
     steps: Int[Array, ""]
     top: float
@@ -74,7 +73,7 @@ def step_table(agent: Agent) -> StepTable:
         ones = jnp.ones((num_models, 1), features.dtype)
         features = jnp.concatenate([features / scale_of(features), ones], axis=1)
     steps, top = steps_between_refreshes(largest_log_range(likelihood), num_models)
-    return StepTable(factors, out, features.T, steps, top)
+    return StepTable(factors, features.T, steps, top)
 
 
 def rounding_of_a_step(dtype: Any) -> float:

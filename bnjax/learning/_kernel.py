@@ -125,7 +125,7 @@ def run_kernel(
     models = (
         prior,
         by_model(log_ratio.T),
-        by_model(looked_up.new.T.astype(dtype)),
+        by_model(likelihood.ruled_out.reshape(num_models, num_codes).T.astype(dtype)),
         table,
         by_model(looked_up.features),
         by_model(agent.table.log_size[None], -jnp.inf),

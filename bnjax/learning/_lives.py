@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._numerics import fast_exp
 from ._agent import Agent
 from ._plain import Tile, snapshot
-from ._record import Record, Snapshot, Tally, Trajectory, quarters
+from ._record import Record, Snapshot, Tally, Trajectory
 
 
 class Lives(NamedTuple):
@@ -190,15 +190,3 @@ def live(
         kept = jax.tree.map(lambda x: x[: num_steps // record.every], shots)
         trajectory = believer.trajectory(kept.counts, kept.intended, record)
     return Tile(tally, believer.log_belief(lives.counts).T, trajectory, None)
-
-
-def in_quarters(time: Int[Array, "*batch"], num_steps: int) -> Bool[Array, "2 *batch"]:
-    """Whether a step belongs to the third and the fourth quarter."""
-    third, fourth = quarters(num_steps)
-    return jnp.stack([(time >= third) & (time < fourth), time >= fourth])
-
-
-def end_of_quarter(time: Int[Array, "*batch"], num_steps: int) -> Int[Array, "*batch"]:
-    """The next step with which statistics begin anew: that of the third or fourth, or the end."""
-    third, fourth = quarters(num_steps)
-    return jnp.where(time < third, third, jnp.where(time < fourth, fourth, num_steps))

@@ -36,10 +36,10 @@ from ..belief import AbstractMemory, PerfectMemory, weight_range
 from ..problem import AbstractFiniteProblem
 from ..response import AbstractPolicy, tremble
 from ._agent import Agent
-from ._lives import Believer, Lives, end_of_quarter, in_quarters, live
+from ._lives import Believer, Lives, live
 from ._plain import Tile
 from ._random import words
-from ._record import Record, Running, Trajectory
+from ._record import Record, Running, Trajectory, end_of_quarter, in_quarters
 
 DEGREE = 16  # D: most steps from one belief, whose fates are half of the bits of a word
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._check import whole
 from ._agent import Agent, AgentState, Step
@@ -102,6 +102,18 @@ def quarters(num_steps: int) -> tuple[int, int]:
     return half, half + (num_steps - half) // 2
 
 
+def in_quarters(time: Int[Array, "*batch"], num_steps: int) -> Bool[Array, "2 *batch"]:
+    """Whether a step belongs to the third and the fourth quarter."""
+    third, fourth = quarters(num_steps)
+    return jnp.stack([(time >= third) & (time < fourth), time >= fourth])
+
+
+def end_of_quarter(time: Int[Array, "*batch"], num_steps: int) -> Int[Array, "*batch"]:
+    """The next step with which statistics begin anew: that of the third or fourth, or the end."""
+    third, fourth = quarters(num_steps)
+    return jnp.where(time < third, third, jnp.where(time < fourth, fourth, num_steps))
+
+
 def new_tally(nothing: Float[Array, "actions features"]) -> Tally:
     """Nothing counted yet."""
     zero = jnp.zeros((), jnp.int32)
@@ -111,13 +123,12 @@ def new_tally(nothing: Float[Array, "actions features"]) -> Tally:
 
 def tallied(tally: Tally, step: Step, num_steps: int) -> Tally:
     """Count one more step."""
-    third, fourth = quarters(num_steps)
+    quarter = in_quarters(step.time, num_steps)
     changed = (step.intended != tally.intended) & (step.time > 0)
     played = jnp.arange(tally.late.shape[0], dtype=jnp.int32) == step.action
-    quarter = jnp.stack([(step.time >= third) & (step.time < fourth), step.time >= fourth])
     return Tally(
         step.observation.added(tally.evidence),
-        tally.late + (played & (step.time >= third)).astype(jnp.int32),
+        tally.late + (played & quarter.any()).astype(jnp.int32),
         step.intended,
         jnp.where(changed, step.time, tally.since),
         tally.switches + (changed & quarter).astype(jnp.int32),
