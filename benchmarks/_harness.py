@@ -126,12 +126,22 @@ def compiled(function: Callable[..., Any], *args: Any) -> tuple[Callable[[], np.
     return lambda: np.asarray(jax.block_until_ready(program(*args))), seconds
 
 
-def take_turns(peers: Sequence[Peer], runs: int = 5) -> list[Timing]:
-    """Time all peers round after round, after one call each that is not counted."""
+def take_turns(peers: Sequence[Peer], runs: int = 5, uncounted: int = 0) -> list[Timing]:
+    """Time all peers round after round, after one call each that is not counted.
+
+    Parameters
+    ----------
+    peers, runs : who takes turns, and how often.
+    uncounted : calls at the start of each turn that are not counted either. Where a call takes
+        milliseconds, the first feels what the peer before has left: caches full of its arrays,
+        and threads that still wait for more (OpenMP's keep a core busy for a while).
+    """
     answers = [peer.run() for peer in peers]
     seconds: list[list[float]] = [[] for _ in peers]
     for _ in range(runs):
         for peer, times in zip(peers, seconds, strict=True):
+            for _ in range(uncounted):
+                peer.run()
             start = time.perf_counter()
             peer.run()
             times.append(time.perf_counter() - start)

@@ -9,8 +9,8 @@ the blocked one in three layouts and the one by moments (`bnjax/learning/_moment
 - ``rows``: all agents of a tile take a step before any takes the next (weights [lanes, M]): the
   models of an agent are the vector, its likelihoods are a row of a table, whatever their number,
   and the processor overlaps agents, so that it never waits for a sum.
-- ``moments``: two actions with two consequences, one agent after the other: 16 moments, which are
-  one vector, hold 15 decisions. Sums over models are vectors too.
+- ``moments``: two actions with two consequences, agents in the vector lanes, each at its own pace:
+  17 moments, a product of matrices, hold 16 decisions.
 
 What makes them fast, besides the algorithm: with two actions a model's weight includes by how much
 it favours its action, so that the decision is a difference of two sums; models that favour neither
@@ -41,7 +41,7 @@ _NOTHING = -3e38  # stands for a log of zero: fast arithmetic knows no infinity
 _FLUSH = 0x9FC0  # default control word of SSE, with denormals flushed to zero both ways
 _CACHE = 16_384  # weights of a tile
 _MOST_CODES = 4  # that `lanes` selects between
-_DEGREE = 15  # decisions from moments
+_DEGREE = 16  # decisions from moments
 
 
 def simulate(
@@ -69,7 +69,7 @@ def simulate(
     num_models = tables.log.shape[1]
     if tile is None:
         fitting = 1 << max(0, (_CACHE // num_models).bit_length() - 1)
-        tile = min(256, max(32, fitting))
+        tile = min(256, max(32, fitting)) if layout != "moments" else 512
         while tile > 32 and num_agents < tile * num_threads:
             tile //= 2
     padded = -(-num_agents // tile) * tile
@@ -109,7 +109,7 @@ class _Tables(NamedTuple):
     their absolute values; ``out`` [K, M] 1 where a model rules a pair out; ``factors`` [K, M];
     ``prior`` [M] with the size of the gain; ``gain`` [F, M] (two actions: a sign); ``split``:
     models before it favour the second action; ``cdf`` [Y - 1, A]; ``kills`` [K]; ``whole_*``:
-    of all models, for the final belief; ``moments`` [A, D + 1, M]: r^(D-i) q^i, ``binomials``
+    of all models, for the final belief; ``moments`` [A (D + 1), M]: r^(D-i) q^i, ``binomials``
     [D + 1, D + 1] and ``stretch``, the most steps from one belief, for the layout of that name.
     """
 
@@ -181,7 +181,7 @@ def _tables(problem: baseline.Categorical, layout: Layout) -> _Tables:
     q = probs[:, :, 1] / probs.sum(2)
     powers = np.arange(_DEGREE + 1)[:, None, None]
     moments = (1 - q) ** (_DEGREE - powers) * q**powers  # [D + 1, M, A]
-    moments = moments.transpose(2, 0, 1)
+    moments = moments.transpose(2, 0, 1).reshape(-1, len(q))
     binomials = [[math.comb(n, i) for i in powers.ravel()] for n in powers.ravel()]
     nats = 149 - _DEGREE * math.log(2) - math.log((_DEGREE + 1) * num_models)
     least = probs[probs > 0].min()
@@ -619,57 +619,173 @@ def _run_agent(tables, state, final, begin, end, tile, num_steps, half, fourth):
 
 
 @_jit
+def _weigh_lanes(w, counts, tables, peak, total, moved):
+    """Weights of the models, times what each says for the second action beyond the tolerance."""
+    log, size, prior, out = tables.log, tables.size, tables.prior, tables.out
+    num_models, num_lanes = w.shape
+    for m in range(num_models):
+        a, b, c, d, start = log[0, m], log[1, m], log[2, m], log[3, m], prior[m]
+        for i in range(num_lanes):
+            x = start + counts[0, i] * a + counts[1, i] * b
+            w[m, i] = x + counts[2, i] * c + counts[3, i] * d
+    if tables.excludes:
+        for k in range(4):
+            for m in range(num_models):
+                if out[k, m] > 0:
+                    for i in range(num_lanes):
+                        w[m, i] = _f32(_NOTHING) if counts[k, i] > 0 else w[m, i]
+    for i in range(num_lanes):
+        peak[i], total[i], moved[i] = _f32(_NOTHING), 0, 0
+    for m in range(num_models):
+        for i in range(num_lanes):
+            peak[i] = max(peak[i], w[m, i])
+    for m in range(num_models):
+        a, b, c, d = size[0, m], size[1, m], size[2, m], size[3, m]
+        for i in range(num_lanes):
+            x = _exp(w[m, i] - peak[i])
+            w[m, i] = x
+            total[i] += x
+            y = counts[0, i] * a + counts[1, i] * b + counts[2, i] * c + counts[3, i] * d
+            moved[i] += x * y
+    for i in range(num_lanes):
+        moved[i] = tables.tolerance + tables.rounding * moved[i] / total[i]
+    for m in range(num_models):
+        gain = tables.gain[0, m]
+        for i in range(num_lanes):
+            w[m, i] *= tables.top * (gain - moved[i])
+
+
+@_jit
+def _select_lanes(row, moments, intended):
+    """Moments of the action that each lane intends."""
+    num = row.shape[0]
+    for j in range(num):
+        for i in range(intended.size):
+            row[j, i] = moments[num + j, i] if intended[i] == 1 else moments[j, i]
+
+
+@_jit
+def _decide_lanes(row, weights, value, intend):
+    """The next decision, from the moments that are left."""
+    for i in range(value.size):
+        value[i] = 0
+    for j in range(weights.size):
+        times = weights[j]
+        for i in range(value.size):
+            value[i] += times * row[j, i]
+    for i in range(value.size):
+        intend[i] = _i32(value[i] > 0)
+
+
+@_jit
+def _draw_lanes(intend, number, cdf, room, code):
+    """Draw what comes of the intended actions; -1 in lanes that have no room for another step."""
+    first, second = cdf[0, 0], cdf[0, 1]
+    for i in range(code.size):
+        outcome = _i32(number[i] >= (second if intend[i] == 1 else first))
+        code[i] = _i32(2) * intend[i] + outcome if room[i] > 0 else _i32(-1)
+
+
+@_jit
+def _change_lanes(intend, room, intended, changes):
+    """Note who does what it did not do before: that ends the block of a lane."""
+    for i in range(room.size):
+        changes[i] = _i32(room[i] > 0) * _i32(intend[i] != intended[i])
+        intended[i] = intend[i] if room[i] > 0 else intended[i]
+    for i in range(room.size):
+        room[i] = _i32(0) if changes[i] == 1 else room[i] - _i32(1)
+
+
+@_jit
+def _since_lanes(changes, start, step, since, switched):
+    """Note the step of a change; the first step changes nothing."""
+    for i in range(changes.size):
+        switches = changes[i] * _i32(start[i] + step > 0)
+        since[i] = start[i] + step if switches == 1 else since[i]
+        switched[i] += switches
+
+
+@_jit
+def _count_lanes(code, counts, time):
+    for k in range(4):
+        for i in range(code.size):
+            counts[k, i] += _f32(code[i] == k)
+    for i in range(code.size):
+        time[i] += _i32(code[i] >= 0)
+
+
+@_jit
+def _drop_lanes(code, row, left):
+    """Drop the moment at one end."""
+    for j in range(left):
+        for i in range(code.size):
+            row[j, i] = row[j + 1, i] if code[i] & 1 else row[j, i]
+
+
+@_jit
 def _run_moments(tables, state, final, begin, end, tile, num_steps, half, fourth):
-    num_models = tables.log.shape[1]
-    own = np.zeros((4, 1), _f32)  # counts
-    phi, binomials, gain = tables.moments, tables.binomials, tables.gain
-    excludes, stretch = tables.excludes, tables.stretch
+    """Each lane goes at its own pace: random numbers of steps beyond its block are not used."""
+    num_models, num_rows = tables.log.shape[1], tables.moments.shape[0]
+    degree = num_rows // 2 - 1
     old = _control_word(_u32(_FLUSH))
-    row, moments = np.empty(num_models, _f32), np.zeros(2 * (_DEGREE + 1), _f32)
+    w, moments = np.empty((num_models, tile), _f32), np.empty((num_rows, tile), _f32)
+    row, floats, ints = (
+        moments[: degree + 1].copy(),
+        np.empty((5, tile), _f32),
+        np.empty((9, tile), _i32),
+    )
+    peak, total, moved, value, number = floats[0], floats[1], floats[2], floats[3], floats[4]
+    intend, code, room, intended, since = ints[0], ints[1], ints[2], ints[3], ints[4]
+    switched, time, start, changes = ints[5], ints[6], ints[7], ints[8]
+    counts, before, quarter = (
+        np.empty((4, tile), _f32),
+        np.empty((4, tile), _f32),
+        np.empty(tile, _i32),
+    )
     for first in range(begin, end, tile):
         mine = state[:, first : first + tile].copy()
-        numbers, line = np.empty((tile, num_steps), _f32), np.empty(tile, _f32)
-        for time in range(num_steps):
-            _numbers(mine, line)
+        counts[:], intended[:], since[:], time[:] = 0, 0, 0, 0
+        switches = np.zeros((3, tile), _i32)
+        slowest = 0
+        while slowest < num_steps:
             for i in range(tile):
-                numbers[i, time] = line[i]
-        for i in range(first, first + tile):
-            time, action, last, changed, third, fourth_ = 0, _i32(0), _i32(0), 0, 0, 0
-            own[:] = 0
-            while time < num_steps:
-                tolerance = _refresh(row, own, 0, tables)
-                for m in range(num_models):
-                    row[m] *= gain[0, m] - tolerance
-                for j in range(_DEGREE + 1):
-                    moment, powers = _f32(0), phi[action, j]
-                    for m in range(num_models):
-                        moment += row[m] * powers[m]
-                    moments[j] = moment
-                low = 0
-                for step in range(min(stretch, num_steps - time)):
-                    value, left, rest = _f32(0), binomials[_DEGREE - step], moments[low:]
-                    for j in range(_DEGREE + 1):
-                        value += left[j] * rest[j]
-                    intend = _i32(value > 0)
-                    if time == half:
-                        final.before[:, i] = own[:, 0]
-                    outcome = _i32(numbers[i - first, time] >= tables.cdf[0, intend])
-                    code = 2 * intend + outcome
-                    own[code, 0] += _f32(1)
-                    if intend != last and time > 0:
-                        changed = time
-                        third += half <= time < fourth
-                        fourth_ += time >= fourth
-                    last = intend
-                    time += 1
-                    if intend != action or (excludes and tables.kills[code] and own[code, 0] == 1):
-                        action = intend
-                        break
-                    low += outcome
-            final.counts[:, i] = own[:, 0]
-            final.intended[i], final.since[i] = last, _i32(changed)
-            final.switches[0, i], final.switches[1, i] = _i32(third), _i32(fourth_)
-            _believe(final.log_belief[i], own, 0, tables)
+                quarter[i] = _i32(time[i] >= half) + _i32(time[i] >= fourth)
+                stop = half if time[i] < half else fourth if time[i] < fourth else num_steps
+                room[i] = min(_i32(stop) - time[i], _i32(tables.stretch))
+                switched[i], start[i] = 0, time[i]
+            for k in range(4):
+                for i in range(tile):
+                    before[k, i] = counts[k, i] if time[i] == half else before[k, i]
+            _weigh_lanes(w, counts, tables, peak, total, moved)
+            np.dot(tables.moments, w, moments)
+            _select_lanes(row, moments, intended)
+            for step in range(degree):
+                left = degree - step
+                _decide_lanes(row, tables.binomials[left, : left + 1], value, intend)
+                _numbers(mine, number)
+                _draw_lanes(intend, number, tables.cdf, room, code)
+                _change_lanes(intend, room, intended, changes)
+                _since_lanes(changes, start, _i32(step), since, switched)
+                _count_lanes(code, counts, time)
+                _drop_lanes(code, row, left)
+                if tables.excludes:
+                    for i in range(tile):
+                        seen = max(code[i], 0)
+                        if code[i] >= 0 and tables.kills[seen] and counts[seen, i] == 1:
+                            room[i] = 0
+            for q in range(3):
+                for i in range(tile):
+                    switches[q, i] += switched[i] if quarter[i] == q else _i32(0)
+            slowest = time[0]
+            for i in range(1, tile):
+                slowest = min(slowest, time[i])
+        final.counts[:, first : first + tile] = counts
+        final.before[:, first : first + tile] = before
+        final.intended[first : first + tile] = intended
+        final.since[first : first + tile] = since
+        final.switches[:, first : first + tile] = switches[1:]
+        for i in range(tile):
+            _believe(final.log_belief[first + i], counts, i, tables)
     _control_word(old)
 
 

@@ -1,13 +1,15 @@
 """Populations of Bayesian learners in NumPy: the baseline for `bnjax.simulate`.
 
-The same problems, policies, memories and statistics, vectorised over agents, in three forms that
-play alike when they are given the same random numbers, but for ties:
+The same problems, policies, memories and statistics, vectorised over agents, in four forms, of
+which the first three play alike when they are given the same random numbers, but for ties:
 
 - ``naive``: a log-belief of every agent, updated and exponentiated at every step. It is how one
   writes it, and it serves everything: all memories, categorical and Gaussian consequences.
 - ``counts``: what an agent has seen, and a matrix product that makes its log-belief at every step.
 - ``blocked``: weights in blocks, as in `bnjax.learning._blocked`: made from counts now and then,
   and only multiplied in between.
+- ``moments``: many decisions from one product of matrices, as in `bnjax.learning._moments`. Two
+  actions, two consequences, perfect memory, best response.
 
 All are written with care: single precision where bnjax has it, buffers that are allocated once,
 agents in chunks that stay in the cache, and threads (NumPy lets go of the interpreter as it
@@ -26,11 +28,12 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[Any]
 Ints: TypeAlias = NDArray[Any]
-Form = Literal["naive", "counts", "blocked"]
+Form = Literal["naive", "counts", "blocked", "moments"]
 
 LOCKED, MIXING, UNDECIDED = range(3)
 _DRAWN = 2**17  # random numbers made at a time
 _HELD = 64  # observations of an agent that wait until they are counted
+_DEGREE = 16  # most decisions from one belief
 
 
 # Problems
@@ -338,11 +341,20 @@ def simulate(
     problem = type(problem)(*(np.asarray(x) for x in problem))
     chunk = num_agents if chunk is None else min(chunk, num_agents)
     starts = range(0, num_agents, chunk)
+    if form == "moments" and not serves_moments(problem, policy, memory):
+        raise ValueError(
+            "the form 'moments' is for two actions with two consequences, a best response and a "
+            "perfect memory."
+        )
+    if form == "moments" and keep_actions:
+        raise ValueError("the form 'moments' keeps no actions.")
 
     def run(start: int) -> Result:
         spawned = np.random.SeedSequence(seed, spawn_key=(start // chunk,))
         rng = np.random.Generator(np.random.SFC64(spawned))
         size = min(chunk, num_agents - start)
+        if form == "moments":
+            return _run_moments(_Moments(problem, policy, size), rng, size, num_steps)
         believer = _believer(form, problem, policy, memory, size, avoid_denormals)
         return _run(problem, policy, believer, rng, size, num_steps, keep_actions)
 
@@ -514,7 +526,7 @@ def _least_log(dtype: np.dtype) -> float:
     return math.log(float(np.finfo(dtype).tiny)) + 8
 
 
-# The three forms
+# The forms
 
 
 class _Naive:
@@ -731,6 +743,117 @@ class _Blocked(_Counts):
         """Normalised, [n, M]."""
         self._count()
         return super().log_belief(counts)
+
+
+def serves_moments(
+    problem: Categorical | Gaussian, policy: Policy | None, memory: Memory | None
+) -> bool:
+    """Whether the form ``moments`` does."""
+    return (
+        isinstance(problem, Categorical)
+        and problem.probs.shape == (2, 2)
+        and policy in (None, BestResponse(), BestResponse("last"))
+        and memory in (None, Perfect())
+    )
+
+
+class _Moments(_Counts):
+    """Sums over models of weight times gain times r^(D-i) q^i, where r = 1 - q is a likelihood.
+
+    What r and q may be to the power of D, weights that are dropped where they cannot matter may be
+    once more: nothing becomes denormal.
+    """
+
+    def __init__(self, problem: Categorical, policy: Policy, size: int):
+        assert isinstance(policy, BestResponse)
+        super().__init__(problem, policy, Perfect(), size)
+        dtype = self.log.dtype
+        info = np.finfo(dtype)
+        models = problem.model_probs.astype(float)
+        probs = models / models.sum(-1, keepdims=True)
+        nats = -math.log(float(info.tiny)) - _DEGREE * math.log(2)
+        least = math.log(probs[probs > 0].min())
+        self.degree = int(np.clip(0.5 * nats / max(-least, 1e-3), 1, _DEGREE))
+        self.floor = dtype.type(info.tiny * math.exp(-self.degree * least))
+        i = np.arange(self.degree + 1)[:, None, None]
+        powers = probs[..., 0] ** (self.degree - i) * probs[..., 1] ** i  # [D + 1, M, 2]
+        self.powers = np.ascontiguousarray(np.vstack([*powers.transpose(2, 0, 1)]), dtype)
+        self.binomials = [
+            np.array([math.comb(n, i) for i in range(n + 1)], dtype) for n in range(self.degree + 1)
+        ]
+        # Rounding of the powers, and what likelihoods lack of one.
+        self.unsure = self.degree * (4 * info.eps + np.abs(models.sum(-1) - 1).max())
+        self.sign = -1 if policy.ties == "last" else 1
+        self.tolerance = policy.tolerance_in(dtype)
+        self.kills = np.zeros(4, bool) if self.out is None else self.out.any(1)
+
+    def moments(self, counts: Floats) -> Floats:
+        """Moments [2, D + 1, n] of what speaks for the action that does not win ties."""
+        self.evidence, self.weight = counts, np.empty((len(counts), len(self.prior)), counts.dtype)
+        weight = self._weights()
+        _, slack = self._means(weight)
+        tolerance = np.minimum(np.tanh(slack + self.unsure) + self.tolerance, 1)
+        gain, size = self.sign * self.features[:, 0], self.features[:, 1]
+        weight[weight < self.floor] = 0
+        weight *= gain - tolerance[:, None].astype(weight.dtype) * size
+        return (self.powers @ weight.T).reshape(2, self.degree + 1, -1)
+
+
+def _run_moments(believer: _Moments, rng: np.random.Generator, size: int, num_steps: int) -> Result:
+    """A chunk of agents, each at its own pace: in blocks that end where its action changes."""
+    problem, degree, dtype = believer.problem, believer.degree, believer.log.dtype
+    cut = np.append(problem.probs[:, 0] / problem.probs.sum(1), 2)[:2]
+    half, fourth = quarters(num_steps)
+    ends = np.array([half, fourth, num_steps])
+    counts, late = np.zeros((size, 4), dtype), np.zeros((size, 4), dtype)
+    time, intended, since = (np.zeros(size, np.int32) for _ in range(3))
+    switches = np.zeros((size, 3), np.int32)
+    steps = np.arange(degree)[:, None]
+    agents = np.arange(size)
+    while agents.size:
+        mine, now, own = intended[agents], time[agents], counts[agents]
+        each = np.arange(len(agents))
+        moments = believer.moments(own)
+        row = np.where(mine == 1, moments[1], moments[0])
+        numbers = rng.random((degree, len(agents)), dtype=dtype.type)
+        seen = numbers >= cut[mine]
+        favours = np.empty((degree, len(agents)), bool)
+        for step in range(degree):
+            left = degree - step
+            np.greater(believer.binomials[left] @ row, 0, out=favours[step])
+            row = np.where(seen[step], row[1:], row[:-1])
+        intends = favours if believer.sign == 1 else ~favours
+        quarter = (now >= half).astype(np.intp) + (now >= fourth)
+        room = np.minimum(ends[quarter] - now, degree)
+        stops = intends != (mine == 1)
+        if believer.kills.any():
+            fatal = believer.kills & (own == 0)
+            stops |= np.where(seen, fatal[each, 2 * mine + 1], fatal[each, 2 * mine])
+        stops[room - 1, each] = True
+        before = stops.argmax(0)
+        last = intends[before, each].astype(np.int32)
+        outcome = numbers[before, each] >= cut[last]
+        ones = (seen & (steps < before)).sum(0)
+        late[agents[now == half]] = own[now == half]
+        counts[agents, 2 * mine] += before - ones
+        counts[agents, 2 * mine + 1] += ones
+        counts[agents, 2 * last + outcome] += 1
+        changed = (last != mine) & (now + before > 0)
+        since[agents[changed]] = (now + before)[changed]
+        switches[agents, quarter] += changed
+        intended[agents], time[agents] = last, now + before + 1
+        agents = agents[now + before + 1 < num_steps]
+    by_action = counts.reshape(size, 2, 2).sum(2)
+    believer.evidence, believer.weight = counts, np.empty((size, len(believer.prior)), dtype)
+    return Result(
+        by_action / dtype.type(num_steps),
+        (by_action - late.reshape(size, 2, 2).sum(2)) / dtype.type(num_steps - half),
+        believer.log_belief(counts),
+        counts @ problem.payoff.astype(dtype).ravel() / dtype.type(num_steps),
+        intended,
+        since,
+        switches[:, 1:],
+    )
 
 
 class Plan(NamedTuple):
