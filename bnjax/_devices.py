@@ -1,12 +1,14 @@
 """The devices that share the work."""
 
 import functools
+import math
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec("devices")
+_ALIGNMENT = 64  # bytes, of XLA's buffers on CPUs
 
 
 @functools.cache
@@ -24,6 +26,14 @@ def wide_vectors() -> dict[str, int]:
     except jax.errors.JaxRuntimeError:
         return {}
     return options
+
+
+def host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array, so aligned that `jax.device_put` to a CPU takes it over without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 @functools.cache

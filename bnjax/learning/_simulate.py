@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._check import as_float, check_exploration, check_key, is_concrete, whole
-from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split, wide_vectors
+from .._devices import EVERYWHERE, SPLIT, everywhere, host_array, mesh, wide_vectors
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, likelihood
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -362,9 +362,7 @@ def _simulation(plan: _Plan, agent: Agent, done: Tile, valid: Array) -> Simulati
 
 def _merge(stacked: Simulation, num_agents: int) -> Simulation:
     """Agents of all tiles in a row, without those that only fill the last tile."""
-    return jax.tree.map(
-        lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[:num_agents], stacked
-    )
+    return jax.tree.map(lambda x: _agents(x)[:num_agents], stacked)
 
 
 # On the devices
@@ -411,36 +409,34 @@ def _run(
     """Simulate all tiles on all devices; the agents of several devices are gathered on the host."""
     devices = mesh().size
     num_tiles = -(-num_agents // plan.lanes)
-    population = jax.device_put(population, everywhere())
-    pieces: list[list[Any]] = []
+    # The compiled call copies what no device has a claim to, in less time.
+    if any(x.committed for x in jax.tree.leaves(population) if isinstance(x, Array)):
+        population = jax.device_put(population, everywhere())
+    whole: list[Any] = []
     structure = None
     for start in range(0, num_tiles, plan.tiles * devices):
         each = -(-min(num_tiles - start, plan.tiles * devices) // devices)
         first = start + each * np.arange(devices, dtype=np.int32)
         counts = np.clip(num_tiles - first, 0, each).astype(np.int32)
-        shares: tuple[Array, Array] = jax.device_put((first, counts), split())
-        done = _compiled()(plan, population, *shares)
+        done = _compiled()(plan, population, first, counts)
         leaves, structure = jax.tree.flatten(done)
         stops = np.minimum((first + each) * plan.lanes, num_agents)
-        sizes = np.maximum(stops - first * plan.lanes, 0)
-        pieces.append([_gathered(leaf, sizes) for leaf in leaves])
+        if devices == 1 and jax.default_backend() != "cpu":  # what is on an accelerator stays
+            whole.append([_agents(leaf)[: stops[0] - start * plan.lanes] for leaf in leaves])
+        else:
+            whole = whole or [host_array((num_agents, *x.shape[2:]), x.dtype) for x in leaves]
+            for array, leaf in zip(whole, leaves, strict=True):
+                shards = sorted(leaf.addressable_shards, key=lambda x: x.index[0].start or 0)
+                for shard, begin, stop in zip(shards, first * plan.lanes, stops, strict=True):
+                    array[begin:stop] = _agents(np.asarray(shard.data))[: max(stop - begin, 0)]
         if progress is not None:
             progress(int(stops.max()), num_agents)
     assert structure is not None
-    join = jnp.concatenate if _stays(devices) else np.concatenate
-    whole = [x[0] if len(x) == 1 else join(x) for x in zip(*pieces, strict=True)]
+    if isinstance(whole[0], list):
+        whole = [x[0] if len(x) == 1 else jnp.concatenate(x) for x in zip(*whole, strict=True)]
     return jax.tree.unflatten(structure, jax.device_put(whole))
 
 
-def _stays(devices: int) -> bool:
-    """Whether results are gathered where they are: on one accelerator."""
-    return devices == 1 and jax.default_backend() != "cpu"
-
-
-def _gathered(shares: Array, sizes: np.ndarray) -> Any:
-    """Agents of the devices' shares [tiles, lanes, ...], in order."""
-    shards = sorted(shares.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    parts = [x.data if _stays(len(shards)) else np.asarray(x.data) for x in shards]
-    rows = [x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) for x in parts]
-    rows = [row[:size] for row, size in zip(rows, sizes, strict=True)]
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)
+def _agents(shares: Any) -> Any:
+    """Agents of tiles in a row."""
+    return shares.reshape(shares.shape[0] * shares.shape[1], *shares.shape[2:])
