@@ -354,6 +354,7 @@ def simulate(
         rng = np.random.Generator(np.random.SFC64(spawned))
         size = min(chunk, num_agents - start)
         if form == "moments":
+            assert isinstance(problem, Categorical)
             return _run_moments(_Moments(problem, policy, size), rng, size, num_steps)
         believer = _believer(form, problem, policy, memory, size, avoid_denormals)
         return _run(problem, policy, believer, rng, size, num_steps, keep_actions)
