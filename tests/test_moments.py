@@ -31,8 +31,7 @@ def run(problem, num_steps=300, **options):
     policy = options.get("policy", bn.BestResponse())
     memory, record = bn.PerfectMemory(), options.get("record")
     assert _simulate._engine(problem, policy, memory, record, 64) == "moments"
-    # Tiles wide enough for the last agents to go on without the others.
-    options = {"num_agents": 300, "num_steps": num_steps, "tile": 150, **options}
+    options = {"num_agents": 128, "num_steps": num_steps, "tile": 64, **options}
     return bn.simulate(problem, KEY, **options), plainly(problem, KEY, **options)
 
 
@@ -128,7 +127,7 @@ def test_lives_of_agents_who_never_settle():
 
 def test_lives_under_priors_of_their_own():
     problem = two_by_two(5)
-    priors = jax.random.normal(jax.random.key(1), (300, problem.num_models))
+    priors = jax.random.normal(jax.random.key(1), (128, problem.num_models))
     assert_same_lives(*run(problem, log_prior=3 * priors), but=0.02)
 
 

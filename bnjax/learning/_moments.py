@@ -26,7 +26,6 @@ from functools import reduce
 from operator import add
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
@@ -43,7 +42,6 @@ from ._random import words
 from ._record import Record, Running, Trajectory, end_of_quarter, in_quarters
 
 DEGREE = 16  # D: most steps from one belief, whose fates are half of the bits of a word
-_PARTY = 64  # agents for whom a pass of a whole tile is too much
 
 
 def can_run_moments(
@@ -92,35 +90,18 @@ def run_moments(
     excludes: bool,
 ) -> Tile:
     """Simulate a tile of agents: parameters as for `run_blocked`."""
-    believer, table, num_lanes = Believer.of(agent, log_prior), _table(agent), keys.shape[1]
+    believer, table = Believer.of(agent, log_prior), _table(agent)
 
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
-        """Each agent goes at its own pace, the last of them without the others."""
+        """Each agent goes at its own pace."""
+        lives = lax.while_loop(
+            lambda lives: (lives.time < until).any(),
+            lambda lives: _block(believer, table, keys, lives, until, num_steps, excludes),
+            lives,
+        )
+        return lives, until
 
-        def on(believer: Believer, keys: Array, lives: Lives, party: int) -> Lives:
-            """Until no more than a party are still on their way."""
-            return lax.while_loop(
-                lambda lives: (lives.time < until).sum(dtype=jnp.int32) > party,
-                lambda lives: _block(believer, table, keys, lives, until, num_steps, excludes),
-                lives,
-            )
-
-        if num_lanes <= 2 * _PARTY:
-            return on(believer, keys, lives, 0), until
-        lives = on(believer, keys, lives, _PARTY)
-        late = lives.time < until
-        rank = jnp.cumsum(late, dtype=jnp.int32)
-        # The places of the first, second, ... of them; beyond the last, any will do.
-        places = jnp.searchsorted(rank, jnp.arange(1, _PARTY + 1, dtype=jnp.int32))
-        places = jnp.minimum(places, num_lanes - 1)
-        own = believer.prior.shape[1] > 1
-        some = believer._replace(prior=believer.prior[:, places]) if own else believer
-        few = jax.tree.map(lambda x: x[..., places], lives)
-        few = on(some, keys[:, places], few, 0)
-        back = jnp.clip(rank - 1, 0, _PARTY - 1)
-        return jax.tree.map(lambda x, y: jnp.where(late, y[..., back], x), lives, few), until
-
-    return live(believer, num_lanes, advance, num_steps, record)
+    return live(believer, keys.shape[1], advance, num_steps, record)
 
 
 def _table(agent: Agent) -> _Table:
