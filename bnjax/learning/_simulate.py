@@ -382,11 +382,12 @@ def _run_tiles(plan: _Plan, population: _Population, first: Array, counts: Array
         population = jax.tree.map(
             lambda x: x if x.size else jnp.zeros(x.shape, x.dtype), population
         )
-        shapes = jax.eval_shape(lambda i: _run_tile(plan, population, i), first[0])
+        tile = eqx.filter_jit(_run_tile)  # traced once, for shapes and for the loop
+        shapes = eqx.filter_eval_shape(tile, plan, population, first[0])
         room = jax.tree.map(lambda x: jnp.zeros((plan.tiles, *x.shape), x.dtype), shapes)
 
         def one(i: Array, room: Simulation) -> Simulation:
-            new = _run_tile(plan, population, first[0] + i)
+            new = tile(plan, population, first[0] + i)
             return jax.tree.map(lambda whole, part: whole.at[i].set(part), room, new)
 
         return lax.fori_loop(0, counts[0], one, room)
