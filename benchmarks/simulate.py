@@ -628,7 +628,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--large", action="store_true", help="also a million agents")
     parser.add_argument("--alternatives", action="store_true", help="also choices inside bnjax")
     parser.add_argument(
-        "--only", default=None, help="only cases whose name starts with this; see below"
+        "--only", default=None, help="only the case of this name, or those that start so; see below"
     )
     parser.add_argument("--memory-of", type=int, nargs=2, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -649,11 +649,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if jax.default_backend() == "cpu":  # on a GPU, XLA's loops are no bound for the kernel
         rates = roofline.measure(0.02 if options.quick else 0.3, threads)
         print("\nroofline, all cores: " + ", ".join(f"{k} {v:.3g}" for k, v in rates.items()))
-    chosen = [
-        case
-        for case in cases(options.quick, options.large, jax.default_backend() == "gpu")
-        if options.only is None or case.name.startswith(options.only)
-    ]
+    known = cases(options.quick, options.large, jax.default_backend() == "gpu")
+    chosen = [case for case in known if case.name == options.only]
+    chosen = chosen or [case for case in known if case.name.startswith(options.only or "")]
     results = []
     for case in chosen:
         results.append(measure(case, runs, threads, rates))

@@ -263,18 +263,15 @@ class WindowMemory(AbstractMemory):
         self.length = whole("length", length)
 
     def init(self, nothing: Float[Array, "actions features"]) -> Any:
-        """Empty places, which hold an observation without features."""
+        """Empty places, which hold an observation without features; the next to be forgotten."""
         places = jnp.zeros((self.length, nothing.shape[1]), nothing.dtype)
-        return nothing, nothing, jnp.zeros(self.length, jnp.int32), places
+        oldest = Observation(jnp.zeros((), jnp.int32), places[0])
+        return nothing, nothing, jnp.zeros(self.length, jnp.int32), places, oldest
 
     def update(self, state: Any, observation: Observation, time: Int[Array, ""]) -> Any:
         """Put the observation in the place of the oldest."""
-        evidence, rest, actions, features = state
+        evidence, rest, actions, features, oldest = state
         place = jnp.mod(time, self.length)
-        # Without a thought for places out of bounds, so that it is done in place.
-        at = partial(lax.dynamic_index_in_dim, index=place, axis=0, keepdims=False)
-        put = partial(lax.dynamic_update_index_in_dim, index=place, axis=0)
-        oldest = Observation(at(actions), at(features))
         # What rounding takes from a sum is kept beside it: sums of real numbers to which something
         # is added and taken away for ever would drift.
         for change in (
@@ -283,7 +280,14 @@ class WindowMemory(AbstractMemory):
         ):
             evidence, lost = two_sum(evidence, change)
             rest = rest + lost
-        return evidence, rest, put(actions, observation.action), put(features, observation.features)
+        # Written first, then read for the next step: a compiler that has to read first, and for a
+        # value that is used after the writing, makes a copy of the whole window.
+        put = partial(lax.dynamic_update_index_in_dim, index=place, axis=0)
+        actions = put(actions, observation.action)
+        features = put(features, observation.features)
+        following = jnp.mod(place + 1, self.length)
+        at = partial(lax.dynamic_index_in_dim, index=following, axis=0, keepdims=False)
+        return evidence, rest, actions, features, Observation(at(actions), at(features))
 
     def evidence(
         self, state: Any

@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import jax
 import jax.numpy as jnp
@@ -607,9 +608,77 @@ def test_what_would_not_fit_is_refused_with_its_size():
             num_steps=5_000,
             record=bn.Trajectory(1, beliefs=True),
         )
-    check_fits(16, 1000, at_once=8192)
+    check_fits(16, 1000, work=2**17)
     with pytest.raises(ValueError, match="to work with"):  # few agents, but each remembers much
-        check_fits(2**32, 1, at_once=512)
+        check_fits(44, 1, work=2**41)
+
+
+def test_windows_are_needed_for_those_at_work_only():
+    """22 GiB of windows for all of them; what comes back has 44 bytes for each."""
+    problem, key = bn.scenarios.coin(), jax.random.key(0)
+    shapes = jax.eval_shape(
+        lambda: bn.simulate(
+            problem, key, num_agents=500, num_steps=2000, memory=bn.WindowMemory(1000)
+        )
+    )
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) == 44 * 500
+    population = _simulate._Population(
+        problem,
+        bn.BestResponse(),
+        bn.WindowMemory(1000),
+        problem.log_prior,
+        jnp.zeros(()),
+        key,
+    )
+    plan, each, remembered = _simulate._plan(population, 2000, None, None)
+    assert each == 44
+    assert remembered > 8 * 1000
+    assert plan.lanes * remembered <= _simulate._MOST_TILE_BYTES
+
+
+def test_the_length_of_a_window_costs_nothing():
+    """A step copies no window: three hundred times as long, it is not five times as slow."""
+
+    def seconds(length):
+        options = {"num_agents": 512, "num_steps": 1200, "tile": 512}
+        options["memory"] = bn.WindowMemory(length)
+        jax.block_until_ready(bn.simulate(TOSSES, KEY, **options))
+        times = []
+        for _ in range(5):
+            start = perf_counter()
+            jax.block_until_ready(bn.simulate(TOSSES, KEY, **options))
+            times.append(perf_counter() - start)
+        return min(times)
+
+    assert seconds(1199) < 5 * seconds(4)
+
+
+def test_a_window_that_holds_all_is_a_perfect_memory():
+    options = {"num_agents": 64, "num_steps": 60, "tile": 64}
+    found = bn.simulate(TOSSES, KEY, memory=bn.WindowMemory(60), **options)
+    for a, b in zip(
+        jax.tree.leaves(found), jax.tree.leaves(bn.simulate(TOSSES, KEY, **options)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_statistics_of_ones_own_may_start_from_a_number():
+    total = bn.Running(lambda agent: 0.0, lambda sum_, step, state, agent: sum_ + step.payoff)
+    found = bn.simulate(TOSSES, KEY, num_agents=5, num_steps=20, record=total, tile=5)
+    np.testing.assert_allclose(found.record, 20 * found.mean_payoff, rtol=1e-6)
+    count = bn.Running(lambda agent: 0, lambda sum_, step, state, agent: sum_ + step.payoff)
+    with pytest.raises(ValueError, match=r"`record.update` must return what `record.init` does"):
+        bn.simulate(TOSSES, KEY, num_agents=5, num_steps=20, record=count)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_room_for_tiles_changes_nothing(most, monkeypatch):
+    options = {"num_agents": 333, "num_steps": 50, "tile": 32}
+    want = bn.simulate(TOSSES, KEY, **options)
+    monkeypatch.setattr(_simulate, "_MOST_TILES", most)
+    found = bn.simulate(TOSSES, KEY, **options)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_bad_records():

@@ -97,6 +97,7 @@ def simulate_scenario(
     for path in paths:
         if path.exists() and not force:
             raise click.UsageError(f"{path} exists; pass --force to overwrite it")
+    shows = out is not None or options["as_json"]
     for name in ("agents", "steps"):
         if options[name] < 1:
             raise click.UsageError(f"`--{name}` must be at least 1; got {options[name]}")
@@ -109,6 +110,8 @@ def simulate_scenario(
             problem = problem.discretize(options["grid"])
         elif options["grid"] is not None:
             raise click.UsageError("`--grid` is for a continuum of models; this one is finite")
+        if out is not None:
+            make_folder(out)
         with progress_bar("agents", "simulating") as report:
             result = simulate(
                 problem,
@@ -118,14 +121,13 @@ def simulate_scenario(
                 policy=policy(),
                 memory=memory(),
                 exploration=options["exploration"],
-                record=Trajectory(_every(options["steps"])),
+                record=Trajectory(_every(options["steps"])) if shows else None,
                 progress=report,
             )
         explores = float(1 - (1 - options["exploration"]) * (1 - (options["epsilon"] or 0.0)))
         report = _report(scenario, defaults_of(make) | given, options, family, result)
         report["equilibria"] = _predicted(family, explores)
         if out is not None:
-            make_folder(out)
             write_atomically(paths[0], lambda path: path.write_text(json_text(report) + "\n"))
             # Legend and caption of the figure say how many agents there are, and the grid.
             title = _heading(scenario, given, options, [_count(options["steps"], "step")], _FIGURE)
@@ -162,9 +164,6 @@ def _report(
     late = np.asarray(result.late_frequency, float)
     locked = np.asarray(result.outcome) == 0
     since = np.asarray(result.since)[locked]
-    shots = result.trajectory
-    assert shots is not None
-    counts = np.asarray(shots.action_counts)
     return {
         "scenario": scenario,
         "parameters": dict(parameters),
@@ -205,17 +204,29 @@ def _report(
                 strict=True,
             )
         ),
+        **_trajectory(problem, result),
+        "bnjax_version": __version__,
+    }
+
+
+def _trajectory(problem: Any, result: Simulation) -> dict[str, Any]:
+    """Play and beliefs over time, where they were asked for."""
+    shots = result.trajectory
+    if shots is None:
+        return {}
+    counts = np.asarray(shots.action_counts)
+    return {
         "trajectory": {
             "step": counts[0].sum(-1).astype(int).tolist(),
             "action_counts": {
-                name: counts[:, :, a].sum(0).astype(int).tolist() for a, name in enumerate(names)
+                name: counts[:, :, a].sum(0).astype(int).tolist()
+                for a, name in enumerate(problem.action_names)
             },
             "mean_theta": {
                 name: _over_time(np.asarray(shots.mean_theta, float)[..., dimension])
                 for dimension, name in enumerate(problem.parameter_names)
             },
-        },
-        "bnjax_version": __version__,
+        }
     }
 
 
@@ -287,7 +298,8 @@ def _figure(result: Simulation, problem: Any, exploration: float, title: str) ->
 def _every(steps: int) -> int:
     """Steps between snapshots, so that the last one comes as close to the end as can be."""
     least = -(-steps // _SNAPSHOTS)
-    return min(range(least, 2 * least), key=lambda every: steps % every, default=least)
+    # Beyond a few, others come no closer than matters in a figure.
+    return min(range(least, least + min(least, _SNAPSHOTS)), key=lambda every: steps % every)
 
 
 def _count(number: int, thing: str) -> str:

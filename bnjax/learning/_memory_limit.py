@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_COPIES = 2  # of the results: as they are gathered, and as they are returned
 _LITTLE = 2**26  # bytes that need no question, which takes longer than a small population
 
 
-def check_fits(each: int, num_agents: int, at_once: int) -> None:
+def check_fits(each: int, num_agents: int, work: int) -> None:
     """Raise if the results of all agents would not fit.
 
     Parameters
     ----------
-    each : bytes of the results of an agent, and of what it remembers.
+    each : bytes of the results of an agent.
     num_agents : how many agents there are in all.
-    at_once : how many of them, or of those that fill the last tile, are being worked on.
+    work : bytes of those who are being worked on.
     """
     size = each * num_agents
-    wanted = _COPIES * size + each * at_once
-    available = available_memory() if wanted > _LITTLE else None
-    if available is not None and wanted > available:
+    available = available_memory() if size + work > _LITTLE else None
+    if available is not None and size + work > available:
         raise ValueError(
-            f"the results of {num_agents:,} agents would take {_readable(size)}, twice that while "
-            f"they are gathered, and {_readable(each * at_once)} more to work with; "
-            f"{_readable(available)} of memory are free. Record fewer snapshots (`record.every`), "
-            "leave out `beliefs`, remember less (`memory`), or simulate fewer agents."
+            f"the results of {num_agents:,} agents would take {_readable(size)}, and "
+            f"{_readable(work)} more to work with; {_readable(available)} of memory are free. "
+            "Record fewer snapshots (`record.every`), leave out `beliefs`, remember less "
+            "(`memory`), or simulate fewer agents."
         )
 
 

@@ -79,13 +79,13 @@ def _check_policy(agent: Agent) -> None:
             first = np.asarray(agent.intention(agent.init()))
         if not (np.isfinite(first).all() and (first >= 0).all() and abs(first.sum() - 1) < 1e-3):
             raise ValueError(
-                "`policy.probabilities` must return probabilities that sum to one; under the prior "
-                f"it returns {first}."
+                "`policy.probabilities` must return probabilities, none negative, that sum to one; "
+                f"under the prior it returns {first}."
             )
 
 
 def _check_record(agent: Agent, record: Running) -> None:
-    start = _shapes("record.init", record.init, agent)
+    start = _shapes("record.init", record.start, agent)
     state, step = eqx.filter_eval_shape(lambda a: a.step(jax.random.key(0), a.init()), agent)
     later = _shapes("record.update", record.update, start, step, state, agent)
     _same("record.update", "record.init", start, later)

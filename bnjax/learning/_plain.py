@@ -55,7 +55,7 @@ def run_plain(
 
     def start(log_prior: Array, key: Array) -> Any:
         mine = own(log_prior)
-        carry = None if running is None else running.init(mine)
+        carry = None if running is None else running.start(mine)
         return mine.init().memory, new_tally(mine.nothing()), carry
 
     def step(time: Array, log_prior: Array, key: Array, carry: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -40,7 +41,7 @@ class Running(eqx.Module):
 
     Parameters
     ----------
-    init : agent -> carry, any pytree of arrays.
+    init : agent -> carry, any pytree of arrays and numbers.
     update : (carry, step, state, agent) -> carry, given what happened (`Step`) and the state of
         the agent afterwards. Both are functions of one agent and go through `jax.vmap`.
 
@@ -72,6 +73,10 @@ class Running(eqx.Module):
                 raise ValueError(f"`{name}` must be a function; got {function!r}.")
         self.init = init
         self.update = update
+
+    def start(self, agent: Agent) -> Any:
+        """What ``init`` gives, as arrays."""
+        return jax.tree.map(jnp.asarray, self.init(agent))
 
 
 Record = Trajectory | Running | None

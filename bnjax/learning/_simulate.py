@@ -135,18 +135,21 @@ def simulate(
         )
     if progress is not None and not callable(progress):
         raise ValueError(f"`progress` must be a function; got {progress!r}.")
-    if isinstance(memory, WindowMemory):
-        memory = WindowMemory(min(memory.length, num_steps))  # no places that stay empty
+    if isinstance(memory, WindowMemory) and memory.length >= num_steps:
+        # Nothing is ever forgotten; a user's statistic may look into the window.
+        running = isinstance(record, Running)
+        memory = WindowMemory(num_steps) if running else PerfectMemory()
     check_own(problem, policy, memory, record)
     exploration = check_exploration(exploration).astype(dtype)
     population = _Population(problem, policy, memory, prior, exploration, key)
     tile = None if tile is None else whole("tile", tile)
-    plan, each = _plan(population, num_steps, record, tile)
+    plan, each, remembered = _plan(population, num_steps, record, tile)
     if not is_concrete(population):
         tiles = jnp.arange(-(-num_agents // plan.lanes), dtype=jnp.int32)
         stacked = lax.map(lambda i: _run_tile(plan, population, i), tiles)
         return _merge(stacked, num_agents)
-    check_fits(each, num_agents, mesh().size * (plan.tiles + 2) * plan.lanes)
+    room = (plan.tiles + 2) * each + 2 * remembered  # of a lane
+    check_fits(each, num_agents, mesh().size * plan.lanes * room)
     # No more room than is needed, which would only be cleared; powers of two, to compile less.
     needed = -(-num_agents // (plan.lanes * mesh().size))
     room = min(plan.tiles, 1 << (needed - 1).bit_length())
@@ -189,22 +192,22 @@ def _lanes(num_models: int) -> int:
 
 def _plan(
     population: _Population, num_steps: int, record: Record, tile: int | None
-) -> tuple[_Plan, int]:
-    """How to simulate, whatever the number of agents; and the bytes that each takes."""
+) -> tuple[_Plan, int, int]:
+    """How to simulate, whatever the number of agents; and bytes of an agent: results, memory."""
     problem, policy, memory = population.problem, population.policy, population.memory
     lanes = _lanes(problem.num_models) if tile is None else tile
     engine = _engine(problem, policy, memory, record, lanes)
     excludes = engine != "plain" and _excludes(problem)
     plan = _Plan(num_steps, record, lanes, engine, excludes, 1)
-    size = _bytes(plan, population)
+    each, remembered = _bytes(plan, population)
     if tile is None:
-        while lanes > 1 and lanes * size > _MOST_TILE_BYTES:
+        while lanes > 1 and lanes * (each + remembered) > _MOST_TILE_BYTES:
             lanes //= 2
-    tiles = min(_MOST_TILES, max(1, _MOST_ROOM_BYTES // (lanes * size)))
-    return dataclasses.replace(plan, lanes=lanes, tiles=tiles), size
+    tiles = min(_MOST_TILES, max(1, _MOST_ROOM_BYTES // (lanes * each)))
+    return dataclasses.replace(plan, lanes=lanes, tiles=tiles), each, remembered
 
 
-def _bytes(plan: _Plan, population: _Population) -> int:
+def _bytes(plan: _Plan, population: _Population) -> tuple[int, int]:
     """Bytes that the results of an agent take, and what it remembers."""
     leaves, structure = jax.tree.flatten(population)
     shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x for x in leaves)
@@ -212,13 +215,12 @@ def _bytes(plan: _Plan, population: _Population) -> int:
 
 
 @functools.lru_cache(maxsize=256)  # tracing for nothing but shapes takes milliseconds
-def _bytes_of(plan: _Plan, structure: Any, shapes: tuple) -> int:
+def _bytes_of(plan: _Plan, structure: Any, shapes: tuple) -> tuple[int, int]:
     population = jax.tree.unflatten(structure, shapes)
     done = eqx.filter_eval_shape(_run_tile, plan, population, jax.ShapeDtypeStruct((), jnp.int32))
     memory = eqx.filter_eval_shape(_remembered, population)
-    sizes = [(x.shape[1:], x.dtype) for x in jax.tree.leaves(done)]
-    sizes += [(x.shape, x.dtype) for x in jax.tree.leaves(memory)]
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in sizes)
+    each = sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(done))
+    return each, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(memory))
 
 
 def _remembered(population: _Population) -> Any:

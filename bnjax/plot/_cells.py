@@ -20,7 +20,8 @@ def oriented(
         has = list(dataset.data_vars) if isinstance(dataset, xr.Dataset) else type(dataset).__name__
         raise ValueError(
             "`dataset` must be an xarray.Dataset with a variable `phase`, as "
-            f"`bnjax.phase_diagram` returns it; got {has}."
+            f"`bnjax.phase_diagram` returns it for problems that say which actions are safe; got "
+            f"{has}."
         )
     codes = dataset["phase"]
     dims = [str(dim) for dim in codes.dims]
