@@ -597,6 +597,48 @@ def draw(results: Sequence[dict[str, Any]], out: Path) -> None:
     figure.savefig(out, dpi=200)
 
 
+_PARTS = {  # of an agent-step: Okabe and Ito again, and hatches for grey printing
+    "random words": ("#0072B2", ""),
+    "exponentials": ("#E69F00", "///"),
+    "weight updates": ("#009E73", "..."),
+    "matrix products": ("#CC79A7", "xxx"),
+    "memory": ("#999999", ""),
+}
+
+
+def draw_bounds(results: Sequence[dict[str, Any]], out: Path) -> None:
+    """The roofline: what the parts of an agent-step take at best, and what bnjax takes."""
+    from matplotlib.figure import Figure
+
+    rows = [result for result in results if result["bound"] is not None]
+    figure = Figure(figsize=(7.0, 1.3 + 0.28 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, result in enumerate(rows):
+        start, limits = 0.0, result["bound"]
+        for part, (colour, hatch) in _PARTS.items():
+            width = limits["nanoseconds"][part]
+            style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white"}
+            axes.barh(place, width, left=start, height=0.6, linewidth=0, label=part, **style)
+            start += width
+        measured = limits["measured_nanoseconds"]
+        axes.plot(measured, place, "kD", markersize=4, label="bnjax, all in all", linestyle="")
+        note = f"  most: {limits['bound_by']}"
+        axes.text(measured, place, note, fontsize=7, va="center", color="0.3")
+    axes.set_yticks(range(len(rows)), [result["case"] for result in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.28 * max(r["bound"]["measured_nanoseconds"] for r in rows))
+    label = "nanoseconds of an agent-step, at the rates that this machine reaches alone"
+    axes.set_xlabel(label, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    handles = dict(zip(labels, handles, strict=True))
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8
+    )
+    figure.savefig(out, dpi=200)
+
+
 # The command
 
 
@@ -686,6 +728,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if any(result["target"] is not None for result in results):
         draw(results, options.out.with_suffix(".png"))
         print(f"figure in {options.out.with_suffix('.png')}")
+    if rates:
+        bounds = options.out.with_name(f"{options.out.stem}_roofline.png")
+        draw_bounds(results, bounds)
+        print(f"roofline in {bounds}")
 
 
 def _versions() -> dict[str, str | None]:

@@ -267,3 +267,4 @@ def test_the_benchmark_runs_and_its_peers_agree(tmp_path):
         assert case["bound"]["bound_by"] in case["bound"]["nanoseconds"]
     assert all(rate > 0 for rate in report["roofline"].values())
     assert out.with_suffix(".png").stat().st_size > 0
+    assert out.with_name("report_roofline.png").stat().st_size > 0
