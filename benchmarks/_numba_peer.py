@@ -183,7 +183,12 @@ def _tables(problem: baseline.Categorical, layout: Layout) -> _Tables:
     moments = (1 - q) ** (_DEGREE - powers) * q**powers  # [D + 1, M, A]
     moments = moments.transpose(2, 0, 1).reshape(-1, len(q))
     binomials = [[math.comb(n, i) for i in powers.ravel()] for n in powers.ravel()]
-    nats = 149 - _DEGREE * math.log(2) - math.log((_DEGREE + 1) * num_models)
+    # The powers are as they are: below the smallest normal number they are flushed.
+    nats = (
+        -math.log(np.finfo(np.float32).tiny)
+        - _DEGREE * math.log(2)
+        - math.log((_DEGREE + 1) * num_models)
+    )
     least = probs[probs > 0].min()
     last = problem.probs.shape[1] - 1 - (problem.probs[:, ::-1] > 0).argmax(1)
     cdf[np.arange(cdf.shape[1]) >= last[:, None]] = 2

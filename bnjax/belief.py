@@ -82,7 +82,10 @@ class Likelihood(eqx.Module):
         That of `log_belief`, as sums over the models first: a product of matrices.
         """
         flat = jnp.abs(self.log_ratio.reshape(self.log_ratio.shape[0], -1))
-        sums = jnp.abs(evidence.reshape(flat.shape[1], *evidence.shape[2:]))
+        # Weights may be so large that only a sum of them is in range, and no multiple of it.
+        scale = jnp.maximum(flat.max(initial=0.0), 1.0)
+        flat = flat / scale
+        sums = scale * jnp.abs(evidence.reshape(flat.shape[1], *evidence.shape[2:]))
         rows = jnp.concatenate([jnp.ones_like(flat[:, 0])[None], flat.T])
         means = jnp.dot(rows, weight, precision=lax.Precision.HIGHEST)
         total = jnp.maximum(means[0], jnp.finfo(flat.dtype).tiny)

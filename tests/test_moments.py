@@ -86,7 +86,8 @@ def test_decisions_follow_from_moments_in_exact_arithmetic():
 
 def test_table_of_moments_in_exact_arithmetic():
     problem = two_by_two(4)
-    rows = np.asarray(moments._table(Agent(problem)).moments)
+    _, _, scale = moments._range(jnp.float32, problem.num_models)
+    rows = np.asarray(moments._table(Agent(problem)).moments) / scale
     models = np.asarray(problem.models)
     for action in range(2):
         for m in range(problem.num_models):
@@ -153,6 +154,26 @@ def test_rare_events_shorten_blocks():
     )
     assert 1 <= int(moments._table(Agent(problem)).steps) < DEGREE
     assert_same_lives(*run(problem), but=0.02)
+
+
+@pytest.mark.parametrize("engine", ["moments", "blocked"])
+@pytest.mark.parametrize("rate", [1e-2, 1e-3, 1e-4, 1e-6, 1e-12, 1e-30])
+def test_models_that_are_next_to_certain(rate, engine, monkeypatch):
+    """Whose log-odds lie off the lattice of ties, so that nobody is in doubt, ever."""
+    if engine == "blocked":
+        monkeypatch.setattr(_simulate, "can_run_moments", lambda *_: False)
+    # Of one model, one consequence all but never comes; of the other, the other.
+    models = [[[1 - rate, rate], [rate, 1 - rate]], [[rate, 1 - rate], [1 - rate, rate]]]
+    problem = bn.Problem(
+        [[0.3, 0.7], [0.4, 0.6]], models, [[0.0, 1.0]] * 2, log_prior=np.log([0.6, 0.4])
+    )
+    options = {"num_agents": 600, "num_steps": 300, "tile": 600}
+    found, plain = bn.simulate(problem, KEY, **options), plainly(problem, KEY, **options)
+    for name in ("frequency", "intended", "since", "switches"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
+    # Before anything is seen, the likelier model speaks for the second action.
+    start = bn.simulate(problem, KEY, num_agents=600, num_steps=1, tile=600)
+    assert (np.asarray(start.intended) == 1).all()
 
 
 def test_what_makes_no_sense_comes_to_an_end():

@@ -62,6 +62,13 @@ def plainly(*args, **options):
         return bn.simulate(*args, **options)
 
 
+def blocked(*args, **options):
+    """`bn.simulate` by the blocked simulator, also where there is a faster one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_simulate, "can_run_moments", lambda *_: False)
+        return bn.simulate(*args, **options)
+
+
 def assert_same_lives(first, second, but=0.0):
     """Equal results, apart from at most a share of the agents; log-beliefs up to rounding."""
     differs = np.zeros(first.outcome.shape, bool)
@@ -303,11 +310,14 @@ def test_blocked_equals_plain_where_beliefs_swing_far():
         [[0.55, 0.45], [0.6, 0.4]],
         jnp.stack([1 - rates, rates], axis=-1),
         [[0.0, 1.0]] * 2,
+        log_prior=np.log([0.1, 0.15, 0.2, 0.05, 0.07, 0.13, 0.12, 0.18]),
     )
     options = {"num_agents": 5120, "num_steps": 2000, "tile": 512}
-    found = bn.simulate(problem, KEY, **options)
-    assert float(jnp.ptp(jnp.where(jnp.isfinite(found.log_belief), found.log_belief, 0))) > 100
-    assert_same_lives(found, plainly(problem, KEY, **options), but=1e-3)
+    plain = plainly(problem, KEY, **options)
+    for simulate in (bn.simulate, blocked):
+        found = simulate(problem, KEY, **options)
+        assert float(jnp.ptp(jnp.where(jnp.isfinite(found.log_belief), found.log_belief, 0))) > 100
+        assert_same_lives(found, plain)
 
 
 def test_a_model_that_is_ruled_out_never_returns():
@@ -318,10 +328,12 @@ def test_a_model_that_is_ruled_out_never_returns():
         log_prior=[0.0, -60.0, -5.0],
     )
     options = {"num_agents": 512, "num_steps": 200, "tile": 512}
-    found = bn.simulate(problem, KEY, **options)
-    dead = np.asarray(found.log_belief)[:, 0] == -np.inf
-    assert 0.9 < dead.mean() <= 1
-    assert_same_lives(found, plainly(problem, KEY, **options))
+    plain = plainly(problem, KEY, **options)
+    for simulate in (bn.simulate, blocked):
+        found = simulate(problem, KEY, **options)
+        dead = np.asarray(found.log_belief)[:, 0] == -np.inf
+        assert 0.9 < dead.mean() <= 1
+        assert_same_lives(found, plain)
 
 
 # The same numbers whatever the way
@@ -728,9 +740,19 @@ def test_what_all_models_agree_on_is_never_a_tie():
 def test_no_tolerance_still_knows_ties():
     """Rounding inside a block of products is part of what is judged a tie."""
     policy = bn.BestResponse("first", 0.0)
-    result = bn.simulate(TOSSES, jax.random.key(1), num_agents=20_000, num_steps=200, policy=policy)
-    share = result.shares(0.999)["locked 0"]
-    assert share.low < 0.8 < share.high  # exact, at k = 0
+    options = {"num_agents": 20_000, "num_steps": 200, "policy": policy}
+    for simulate in (bn.simulate, blocked):
+        share = simulate(TOSSES, jax.random.key(1), **options).shares(0.999)["locked 0"]
+        assert share.low < 0.8 < share.high  # exact, at k = 0
+
+
+def test_explorations_compound():
+    """A tremble of the policy, or one of the population: 1 - 0.6 * 0.5 of the steps in all."""
+    problem = bn.Problem([[1.0, 0.0], [0.0, 1.0]], [[[1.0, 0.0], [0.0, 1.0]]], [[0.0, 1.0]] * 2)
+    options = {"policy": bn.EpsilonGreedy(0.4), "exploration": 0.5}
+    found = bn.simulate(problem, KEY, num_agents=4000, num_steps=100, **options)
+    share = float(found.frequency[:, 0].mean())  # half of the trembles: there is no doubt
+    assert abs(share - 0.35) < 5 * math.sqrt(0.35 * 0.65 / 400_000)
 
 
 def test_a_problem_may_be_closed_over():
@@ -857,6 +879,27 @@ def test_agents_are_checked_as_populations_are():
     with pytest.raises(ValueError, match="log_prior"):
         bn.Agent(TOSSES, log_prior=jnp.zeros(3))
     assert bn.WindowMemory(np.int64(5)).length == 5
+
+
+@pytest.mark.parametrize("engine", ["moments", "blocked", "plain"])
+def test_every_simulator_has_forward_derivatives(engine, monkeypatch):
+    """Of the final belief by the prior: that of Bayes' rule with what happens held fixed."""
+    if engine != "moments":
+        monkeypatch.setattr(
+            _simulate,
+            f"can_run_{'moments' if engine == 'blocked' else 'blocked'}",
+            lambda *_: False,
+        )
+
+    def last(log_prior):
+        few = {"num_agents": 2, "num_steps": 5, "tile": 2}
+        return bn.simulate(TOSSES, KEY, log_prior=log_prior, **few).belief
+
+    prior = jnp.log(jnp.asarray([0.4, 0.6]))
+    found = last(prior)[:, 0]
+    # d log-odds = d prior_0 - d prior_1, and d belief = belief (1 - belief) d log-odds.
+    want = (found * (1 - found))[:, None] * jnp.asarray([1.0, -1.0])
+    np.testing.assert_allclose(jax.jacfwd(last)(prior)[:, 0], want, rtol=1e-4)
 
 
 def test_step_by_step_play_has_reverse_derivatives():

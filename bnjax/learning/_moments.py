@@ -76,7 +76,7 @@ class _Fates(NamedTuple):
 class _Table(NamedTuple):
     """What all blocks look up."""
 
-    moments: Float[Array, "rows models"]  # r^(D-i) q^i for i = 0, ..., D, for either action
+    moments: Float[Array, "rows models"]  # r^(D-i) q^i, scaled, i = 0, ..., D, either action
     unsure: Float[Array, ""]  # rounding of these, in nats
     steps: Int[Array, ""]  # most steps of a block
 
@@ -110,21 +110,36 @@ def _table(agent: Agent) -> _Table:
     total = models.sum(-1)
     probs = models / jnp.where(total > 0, total, 1.0)[..., None]
     dtype = probs.dtype
+    _, _, scale = _range(dtype, probs.shape[0])
     rows = []
     for action in range(2):
         powers = []
-        for outcome in range(2):
+        for outcome, first in enumerate((scale, 1.0)):
             base = probs[:, action, outcome]
-            power = [jnp.ones_like(base)]
+            power = [jnp.full_like(base, first)]
             for _ in range(DEGREE):
                 power.append(power[-1] * base)
             powers.append(power)
-        rows += [powers[0][DEGREE - i] * powers[1][i] for i in range(DEGREE + 1)]
+        # In halves: q^i alone might be flushed where the scaled product is not.
+        rows += [
+            powers[0][DEGREE - i] * powers[1][i // 2] * powers[1][i - i // 2]
+            for i in range(DEGREE + 1)
+        ]
     eps = float(jnp.finfo(dtype).eps)
     # Likelihoods do not quite sum to one: a block of steps multiplies that up.
     off = jnp.where(total > 0, jnp.abs(total - 1), 0.0).max()
     unsure = DEGREE * (4 * eps + off)
     return _Table(jnp.stack(rows), unsure.astype(dtype), _steps(probs))
+
+
+def _range(dtype: Any, num_models: int) -> tuple[float, float, float]:
+    """Nats that weights and powers of likelihoods may each have; where either starts.
+
+    A product of the two has to stay in range: so they share it.
+    """
+    nats, top = weight_range(dtype, num_models)
+    half = 2.0 ** (int(math.log2(top)) // 2)
+    return nats - math.log(top / half), half, top / half
 
 
 def _steps(probs: Float[Array, "models actions outcomes"]) -> Int[Array, ""]:
@@ -134,7 +149,7 @@ def _steps(probs: Float[Array, "models actions outcomes"]) -> Int[Array, ""]:
     model; and a sum of D + 1 terms with binomial coefficients of at most 2^D may be made of terms
     that much smaller.
     """
-    nats, _ = weight_range(probs.dtype, probs.shape[0])
+    nats, _, _ = _range(probs.dtype, probs.shape[0])
     nats = nats - DEGREE * math.log(2) - math.log(DEGREE + 1)
     least = jnp.where(probs > 0, probs, 1.0).min()
     steps = nats / jnp.maximum(-jnp.log(least), 1e-3)
@@ -175,7 +190,7 @@ def _block(
 ) -> Lives:
     """Steps of every agent from one belief: until its action changes, and that step too."""
     agent = believer.agent
-    _, top = weight_range(lives.counts.dtype, table.moments.shape[1])
+    _, top, _ = _range(lives.counts.dtype, table.moments.shape[1])
     weight, slack, alive = believer.weights(lives.counts, top, excludes)
     favoured, boundary = agent.policy.boundary(slack + table.unsure)
     features = agent.table.features

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -149,7 +149,8 @@ def simulate(
         stacked = lax.map(lambda i: _run_tile(plan, population, i), tiles)
         return _merge(stacked, num_agents)
     room = (plan.tiles + 2) * each + 2 * remembered  # of a lane
-    check_fits(each, num_agents, mesh().size * plan.lanes * room)
+    # Every device has a copy of the priors too.
+    check_fits(each, num_agents, mesh().size * (plan.lanes * room + prior.nbytes))
     # No more room than is needed, which would only be cleared; powers of two, to compile less.
     needed = -(-num_agents // (plan.lanes * mesh().size))
     room = min(plan.tiles, 1 << (needed - 1).bit_length())
@@ -291,11 +292,38 @@ def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Si
     arrays, rest = eqx.partition(population, eqx.is_array)
     in_turn = plan.engine in ("blocked", "moments") and jax.default_backend() == "cpu"
 
-    @(jax.custom_batching.sequential_vmap if in_turn else lambda function: function)
-    def run(arrays: Any, index: Array) -> Simulation:
+    # Arrays in a row: `custom_vmap` loses count of None, which a population without them holds.
+    leaves, structure = jax.tree.flatten((arrays, index))
+
+    def run(*leaves: Array) -> Simulation:
+        arrays, index = jax.tree.unflatten(structure, leaves)
         return _tile(plan, eqx.combine(arrays, rest), index)
 
-    return run(arrays, index)
+    return (_one_by_one(run) if in_turn else run)(*leaves)
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of arrays that goes through a batch one after the other.
+
+    As `jax.custom_batching.sequential_vmap`, which does not know what to do where nothing but
+    tangents are a batch (`jax.jacfwd`): these stay together, for all of them go the same way.
+    """
+    wrapped = jax.custom_batching.custom_vmap(function)
+
+    @wrapped.def_vmap
+    def rule(size: int, batched: Sequence[bool], *args: Array) -> tuple[Any, Any]:
+        if not any(batched):
+            out = function(*args)
+            return out, jax.tree.map(lambda _: False, out)
+
+        def one(mapped: list[Array]) -> Any:
+            given = iter(mapped)
+            return wrapped(*(next(given) if b else x for x, b in zip(args, batched, strict=True)))
+
+        out = lax.map(one, [x for x, b in zip(args, batched, strict=True) if b])
+        return out, jax.tree.map(lambda _: True, out)
+
+    return wrapped
 
 
 def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
