@@ -10,7 +10,7 @@ the blocked one in three layouts and the one by moments (`bnjax/learning/_moment
   models of an agent are the vector, its likelihoods are a row of a table, whatever their number,
   and the processor overlaps agents, so that it never waits for a sum.
 - ``moments``: two actions with two consequences, agents in the vector lanes, each at its own pace:
-  17 moments, a product of matrices, hold 16 decisions.
+  17 moments, a product of matrices, hold 16 decisions; who is done makes room for the next.
 
 What makes them fast, besides the algorithm: with two actions a model's weight includes by how much
 it favours its action, so that the decision is a difference of two sums; models that favour neither
@@ -86,7 +86,7 @@ def simulate(
         log_belief=np.empty((padded, len(problem.log_prior)), np.float32),
     )
     # Threads of Python rather than `prange`, which compiles for three times as long.
-    parts = min(padded // tile, 4 * num_threads)
+    parts = min(padded // tile, num_threads if layout == "moments" else 4 * num_threads)
     ends = [padded // tile * part // parts * tile for part in range(parts + 1)]
 
     def share(part: int) -> None:
@@ -729,68 +729,72 @@ def _drop_lanes(code, row, left):
 
 @_jit
 def _run_moments(tables, state, final, begin, end, tile, num_steps, half, fourth):
-    """Each lane goes at its own pace: random numbers of steps beyond its block are not used."""
+    """Each lane goes at its own pace, and takes the next agent when one is done.
+
+    Random numbers of steps beyond a block are not used.
+    """
     num_models, num_rows = tables.log.shape[1], tables.moments.shape[0]
-    degree = num_rows // 2 - 1
+    degree, lanes = num_rows // 2 - 1, min(tile, end - begin)
     old = _control_word(_u32(_FLUSH))
-    w, moments = np.empty((num_models, tile), _f32), np.empty((num_rows, tile), _f32)
-    row, floats, ints = (
-        moments[: degree + 1].copy(),
-        np.empty((5, tile), _f32),
-        np.empty((9, tile), _i32),
-    )
+    w, moments = np.empty((num_models, lanes), _f32), np.empty((num_rows, lanes), _f32)
+    row, floats = np.empty((degree + 1, lanes), _f32), np.empty((5, lanes), _f32)
     peak, total, moved, value, number = floats[0], floats[1], floats[2], floats[3], floats[4]
+    ints = np.zeros((9, lanes), _i32)
     intend, code, room, intended, since = ints[0], ints[1], ints[2], ints[3], ints[4]
     switched, time, start, changes = ints[5], ints[6], ints[7], ints[8]
-    counts, before, quarter = (
-        np.empty((4, tile), _f32),
-        np.empty((4, tile), _f32),
-        np.empty(tile, _i32),
-    )
-    for first in range(begin, end, tile):
-        mine = state[:, first : first + tile].copy()
-        counts[:], intended[:], since[:], time[:] = 0, 0, 0, 0
-        switches = np.zeros((3, tile), _i32)
-        slowest = 0
-        while slowest < num_steps:
-            for i in range(tile):
-                quarter[i] = _i32(time[i] >= half) + _i32(time[i] >= fourth)
-                stop = half if time[i] < half else fourth if time[i] < fourth else num_steps
-                room[i] = min(_i32(stop) - time[i], _i32(tables.stretch))
-                switched[i], start[i] = 0, time[i]
-            for k in range(4):
-                for i in range(tile):
-                    before[k, i] = counts[k, i] if time[i] == half else before[k, i]
-            _weigh_lanes(w, counts, tables, peak, total, moved)
-            np.dot(tables.moments, w, moments)
-            _select_lanes(row, moments, intended)
-            for step in range(degree):
-                left = degree - step
-                _decide_lanes(row, tables.binomials[left, : left + 1], value, intend)
-                _numbers(mine, number)
-                _draw_lanes(intend, number, tables.cdf, room, code)
-                _change_lanes(intend, room, intended, changes)
-                _since_lanes(changes, start, _i32(step), since, switched)
-                _count_lanes(code, counts, time)
-                _drop_lanes(code, row, left)
-                if tables.excludes:
-                    for i in range(tile):
-                        seen = max(code[i], 0)
-                        if code[i] >= 0 and tables.kills[seen] and counts[seen, i] == 1:
-                            room[i] = 0
-            for q in range(3):
-                for i in range(tile):
-                    switches[q, i] += switched[i] if quarter[i] == q else _i32(0)
-            slowest = time[0]
-            for i in range(1, tile):
-                slowest = min(slowest, time[i])
-        final.counts[:, first : first + tile] = counts
-        final.before[:, first : first + tile] = before
-        final.intended[first : first + tile] = intended
-        final.since[first : first + tile] = since
-        final.switches[:, first : first + tile] = switches[1:]
-        for i in range(tile):
-            _believe(final.log_belief[first + i], counts, i, tables)
+    counts, before = np.zeros((4, lanes), _f32), np.zeros((4, lanes), _f32)
+    quarter, switches = np.empty(lanes, _i32), np.zeros((3, lanes), _i32)
+    mine = state[:, begin : begin + lanes].copy()
+    agent, following, busy = np.arange(begin, begin + lanes), begin + lanes, lanes
+    while busy > 0:
+        for i in range(lanes):
+            quarter[i] = _i32(time[i] >= half) + _i32(time[i] >= fourth)
+            stop = half if time[i] < half else fourth if time[i] < fourth else num_steps
+            room[i] = min(_i32(stop) - time[i], _i32(tables.stretch))
+            switched[i], start[i] = 0, time[i]
+        for k in range(4):
+            for i in range(lanes):
+                before[k, i] = counts[k, i] if time[i] == half else before[k, i]
+        _weigh_lanes(w, counts, tables, peak, total, moved)
+        np.dot(tables.moments, w, moments)
+        _select_lanes(row, moments, intended)
+        for step in range(degree):
+            left = degree - step
+            _decide_lanes(row, tables.binomials[left, : left + 1], value, intend)
+            _numbers(mine, number)
+            _draw_lanes(intend, number, tables.cdf, room, code)
+            _change_lanes(intend, room, intended, changes)
+            _since_lanes(changes, start, _i32(step), since, switched)
+            _count_lanes(code, counts, time)
+            _drop_lanes(code, row, left)
+            if tables.excludes:
+                for i in range(lanes):
+                    seen = max(code[i], 0)
+                    if code[i] >= 0 and tables.kills[seen] and counts[seen, i] == 1:
+                        room[i] = 0
+        for q in range(3):
+            for i in range(lanes):
+                switches[q, i] += switched[i] if quarter[i] == q else _i32(0)
+        for i in range(lanes):
+            if time[i] == num_steps and agent[i] >= 0:
+                j = agent[i]
+                for k in range(4):
+                    final.counts[k, j], final.before[k, j] = counts[k, i], before[k, i]
+                final.intended[j], final.since[j] = intended[i], since[i]
+                final.switches[0, j], final.switches[1, j] = switches[1, i], switches[2, i]
+                _believe(final.log_belief[j], counts, i, tables)
+                agent[i] = following if following < end else -1
+                if following < end:
+                    counts[:, i], before[:, i], switches[:, i], mine[:, i] = (
+                        0,
+                        0,
+                        0,
+                        state[:, following],
+                    )
+                    intended[i], since[i], time[i] = 0, 0, 0
+                    following += 1
+                else:
+                    busy -= 1
     _control_word(old)
 
 
