@@ -41,7 +41,7 @@ class Running(eqx.Module):
 
     Parameters
     ----------
-    init : agent -> carry, any pytree of arrays and numbers.
+    init : agent -> carry, any pytree of arrays (keys as `jax.random.key_data`) and numbers.
     update : (carry, step, state, agent) -> carry, given what happened (`Step`) and the state of
         the agent afterwards. Both are functions of one agent and go through `jax.vmap`.
 
