@@ -17,6 +17,8 @@ from bnjax.design._evaluate import Sharpness, evaluate
 from bnjax.design._optimize import plan_of
 from bnjax.design._pareto import efficient
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 D = bn.design
 MULTISTABLE = {"p_sycophantic": (0.55, 0.8), "p_honest": (0.55, 0.8)}
 SMALL: Any = {"num_steps": 75, "num_starts": 3, "num_environments": 9}

@@ -11,6 +11,8 @@ import xarray as xr
 import bnjax as bn
 from tests.test_plot import assert_readable
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 AXES = {"p_sycophantic": np.array([0.2, 0.8, 1.5]), "p_honest": np.array([0.3, 0.9])}
 KEY = jax.random.key(5)
 POPULATION = {"method": "simulate", "key": KEY, "num_agents": 200, "num_steps": 2000}
