@@ -157,7 +157,7 @@ def test_rare_events_shorten_blocks():
 
 
 @pytest.mark.parametrize("engine", ["moments", "blocked"])
-@pytest.mark.parametrize("rate", [1e-2, 1e-3, 1e-4, 1e-6, 1e-12, 1e-30])
+@pytest.mark.parametrize("rate", [1e-3, 1e-4, 1e-6, 1e-30])
 def test_models_that_are_next_to_certain(rate, engine, monkeypatch):
     """Whose log-odds lie off the lattice of ties, so that nobody is in doubt, ever."""
     if engine == "blocked":
