@@ -733,11 +733,11 @@ def _run_moments(tables, state, final, begin, end, tile, num_steps, half, fourth
 
     Random numbers of steps beyond a block are not used.
     """
-    num_models, num_rows = tables.log.shape[1], tables.moments.shape[0]
-    degree, lanes = num_rows // 2 - 1, min(tile, end - begin)
+    num_models, lanes = tables.log.shape[1], min(tile, end - begin)
     old = _control_word(_u32(_FLUSH))
-    w, moments = np.empty((num_models, lanes), _f32), np.empty((num_rows, lanes), _f32)
-    row, floats = np.empty((degree + 1, lanes), _f32), np.empty((5, lanes), _f32)
+    w, floats = np.empty((num_models, lanes), _f32), np.empty((5, lanes), _f32)
+    row = np.empty((_DEGREE + 1, lanes), _f32)
+    moments = np.empty((2 * (_DEGREE + 1), lanes), _f32)
     peak, total, moved, value, number = floats[0], floats[1], floats[2], floats[3], floats[4]
     ints = np.zeros((9, lanes), _i32)
     intend, code, room, intended, since = ints[0], ints[1], ints[2], ints[3], ints[4]
@@ -758,8 +758,8 @@ def _run_moments(tables, state, final, begin, end, tile, num_steps, half, fourth
         _weigh_lanes(w, counts, tables, peak, total, moved)
         np.dot(tables.moments, w, moments)
         _select_lanes(row, moments, intended)
-        for step in range(degree):
-            left = degree - step
+        for step in range(_DEGREE):
+            left = _DEGREE - step
             _decide_lanes(row, tables.binomials[left, : left + 1], value, intend)
             _numbers(mine, number)
             _draw_lanes(intend, number, tables.cdf, room, code)

@@ -788,9 +788,18 @@ class _Moments(_Counts):
         self.tolerance = policy.tolerance_in(dtype)
         self.kills = np.zeros(4, bool) if self.out is None else self.out.any(1)
 
+    def _hold(self, counts: Floats) -> None:
+        """Take these for what was seen, by as many agents as there are rows."""
+        self.evidence, self.weight = counts, np.empty((len(counts), len(self.prior)), counts.dtype)
+
+    def log_belief(self, counts: Ints) -> Floats:
+        """Normalised, [n, M]."""
+        self._hold(counts)
+        return super().log_belief(counts)
+
     def moments(self, counts: Floats) -> Floats:
         """Moments [2, D + 1, n] of what speaks for the action that does not win ties."""
-        self.evidence, self.weight = counts, np.empty((len(counts), len(self.prior)), counts.dtype)
+        self._hold(counts)
         weight = self._weights()
         _, slack = self._means(weight)
         tolerance = np.minimum(np.tanh(slack + self.unsure) + self.tolerance, 1)
@@ -803,7 +812,7 @@ class _Moments(_Counts):
 def _run_moments(believer: _Moments, rng: np.random.Generator, size: int, num_steps: int) -> Result:
     """A chunk of agents, each at its own pace: in blocks that end where its action changes."""
     problem, degree, dtype = believer.problem, believer.degree, believer.log.dtype
-    cut = np.append(problem.probs[:, 0] / problem.probs.sum(1), 2)[:2]
+    (cut,) = _Tally(problem, 0).cdf
     half, fourth = quarters(num_steps)
     ends = np.array([half, fourth, num_steps])
     counts, late = np.zeros((size, 4), dtype), np.zeros((size, 4), dtype)
@@ -845,7 +854,6 @@ def _run_moments(believer: _Moments, rng: np.random.Generator, size: int, num_st
         intended[agents], time[agents] = last, now + before + 1
         agents = agents[now + before + 1 < num_steps]
     by_action = counts.reshape(size, 2, 2).sum(2)
-    believer.evidence, believer.weight = counts, np.empty((size, len(believer.prior)), dtype)
     return Result(
         by_action / dtype.type(num_steps),
         (by_action - late.reshape(size, 2, 2).sum(2)) / dtype.type(num_steps - half),

@@ -85,6 +85,42 @@ def fast_exp(number: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     return value * lax.bitcast_convert_type(scale, jnp.float32)
 
 
+def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of arrays that goes through a batch one after the other.
+
+    As `jax.custom_batching.sequential_vmap`, which does not know what to do where nothing but
+    tangents are a batch (`jax.jacfwd`): these stay together, for all of them go the same way.
+    Arguments are pytrees of arrays.
+    """
+
+    def call(*args: Any) -> Any:
+        # Arrays in a row: `custom_vmap` loses count of None.
+        leaves, structure = jax.tree.flatten(args)
+
+        def flat(*leaves: Array) -> Any:
+            return function(*jax.tree.unflatten(structure, leaves))
+
+        wrapped = jax.custom_batching.custom_vmap(flat)
+
+        @wrapped.def_vmap
+        def rule(size: int, batched: Sequence[bool], *leaves: Array) -> tuple[Any, Any]:
+            if not any(batched):
+                out = flat(*leaves)
+                return out, jax.tree.map(lambda _: False, out)
+            pairs = list(zip(leaves, batched, strict=True))
+
+            def one(mapped: list[Array]) -> Any:
+                given = iter(mapped)
+                return wrapped(*(next(given) if own else leaf for leaf, own in pairs))
+
+            out = lax.map(one, [leaf for leaf, own in pairs if own])
+            return out, jax.tree.map(lambda _: True, out)
+
+        return wrapped(*leaves)
+
+    return call
+
+
 def implicit_root(function: Callable[[Array], Array], root: Float[Array, ""]) -> Float[Array, ""]:
     """A root that was found, with its derivatives by the implicit function theorem.
 

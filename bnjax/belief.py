@@ -83,7 +83,7 @@ class Likelihood(eqx.Module):
         """
         flat = jnp.abs(self.log_ratio.reshape(self.log_ratio.shape[0], -1))
         # Weights may be so large that only a sum of them is in range, and no multiple of it.
-        scale = jnp.maximum(flat.max(initial=0.0), 1.0)
+        scale = flat.max(initial=1.0)
         flat = flat / scale
         sums = scale * jnp.abs(evidence.reshape(flat.shape[1], *evidence.shape[2:]))
         rows = jnp.concatenate([jnp.ones_like(flat[:, 0])[None], flat.T])

@@ -14,7 +14,7 @@ from bnjax.learning import _moments as moments
 from bnjax.learning import _simulate
 from bnjax.learning._agent import Agent
 from tests.oracles.random_problems import random_problem
-from tests.test_simulate import assert_same_lives, one_axis, plainly
+from tests.test_simulate import ENGINES, assert_same_lives, one_axis, plainly
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a simulator of CPUs")
 KEY = jax.random.key(3)
@@ -158,21 +158,20 @@ def test_rare_events_shorten_blocks():
 
 @pytest.mark.parametrize("engine", ["moments", "blocked"])
 @pytest.mark.parametrize("rate", [1e-3, 1e-4, 1e-6, 1e-30])
-def test_models_that_are_next_to_certain(rate, engine, monkeypatch):
+def test_models_that_are_next_to_certain(rate, engine):
     """Whose log-odds lie off the lattice of ties, so that nobody is in doubt, ever."""
-    if engine == "blocked":
-        monkeypatch.setattr(_simulate, "can_run_moments", lambda *_: False)
+    simulate = ENGINES[engine]
     # Of one model, one consequence all but never comes; of the other, the other.
     models = [[[1 - rate, rate], [rate, 1 - rate]], [[rate, 1 - rate], [1 - rate, rate]]]
     problem = bn.Problem(
         [[0.3, 0.7], [0.4, 0.6]], models, [[0.0, 1.0]] * 2, log_prior=np.log([0.6, 0.4])
     )
     options = {"num_agents": 600, "num_steps": 300, "tile": 600}
-    found, plain = bn.simulate(problem, KEY, **options), plainly(problem, KEY, **options)
+    found, plain = simulate(problem, KEY, **options), plainly(problem, KEY, **options)
     for name in ("frequency", "intended", "since", "switches"):
         np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
     # Before anything is seen, the likelier model speaks for the second action.
-    start = bn.simulate(problem, KEY, num_agents=600, num_steps=1, tile=600)
+    start = simulate(problem, KEY, num_agents=600, num_steps=1, tile=600)
     assert (np.asarray(start.intended) == 1).all()
 
 

@@ -21,7 +21,13 @@ def on_grid(function, *axes):
 
 
 @pytest.mark.parametrize(
-    ("double", "side"), [(False, 101), (True, 51), pytest.param(False, 201, marks=pytest.mark.slow)]
+    ("double", "side"),
+    [
+        (False, 101),
+        (True, 51),
+        pytest.param(False, 201, marks=pytest.mark.slow),
+        pytest.param(True, 201, marks=pytest.mark.slow),
+    ],
 )
 def test_sycophancy_has_the_four_regimes_of_the_theorem(double, side):
     with jax.enable_x64(double):
@@ -58,10 +64,14 @@ def test_sycophancy_has_the_four_regimes_of_the_theorem(double, side):
 
 
 def test_hallucination_is_sycophancy_under_other_names():
-    for p, q in np.random.default_rng(0).random((40, 2)):
-        first, second = bn.scenarios.sycophancy(p, q), bn.scenarios.hallucination(p, q)
-        arrays = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-        assert all(np.array_equal(x, y) for x, y in arrays)
+    points = np.random.default_rng(0).random((40, 2))
+
+    def cell(p, q):
+        first = bn.phase(bn.scenarios.sycophancy(p, q))
+        return first, bn.phase(bn.scenarios.hallucination(p, q))
+
+    first, second = jax.jit(jax.vmap(cell))(*jnp.asarray(points.T, jnp.float32))
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.slow  # half a minute of compilation; test_continuous covers any width
@@ -98,16 +108,18 @@ CASES = {
 }
 
 
-def test_deception_has_the_four_cases_of_the_theorem():
+@pytest.mark.parametrize("side", [251, pytest.param(1001, marks=pytest.mark.slow)])
+def test_deception_has_the_four_cases_of_the_theorem(side):
     threshold = 0.4  # (gain - honest) / (gain + penalty) with the defaults
-    p = np.resize(np.linspace(0, 1, 251), 256)
+    size = -(-side // 128) * 128  # whole blocks
+    p = np.resize(np.linspace(0, 1, side), size)
 
     def cell(p_detect, lower, upper):
         problem = bn.scenarios.deception(p_detect, detect_lower=lower, detect_upper=upper)
         found, possible, phase = solve_all(problem, 0.0, 8)
         return phase, found.pure, possible.mask, jnp.any(found.absorbing & found.valid)
 
-    rows = [np.tile(p, 3), *(np.repeat([case[k] for case in CASES.values()], 256) for k in BOUNDS)]
+    rows = [np.tile(p, 3), *(np.repeat([case[k] for case in CASES.values()], size) for k in BOUNDS)]
     answers = on_grid(cell, *(jnp.asarray(row, jnp.float32) for row in rows))
     by_case = zip(*(np.split(np.asarray(x), 3) for x in answers), strict=True)
     answer = dict(zip(CASES, by_case, strict=True))

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._check import as_float, check_exploration, check_key, check_shape, whole
+from .._numerics import one_by_one
 from ..belief import AbstractMemory, PerfectMemory, check_memory
 from ..learning import Agent
 from ..learning._agent import as_finite
@@ -285,7 +286,7 @@ def _live(plan: _Plan, agent: Agent, key: Array, index: Int[Array, ""]) -> _Tile
     arrays, rest = eqx.partition((agent, key), eqx.is_array)
     numbers = index * plan.lanes + jnp.arange(plan.lanes, dtype=jnp.int32)
 
-    @jax.custom_batching.sequential_vmap
+    @one_by_one
     def run(arrays: Any, numbers: Array) -> tuple[Kept, Inputs]:
         agent, key = eqx.combine(arrays, rest)
         keys = agent_keys(key, numbers)

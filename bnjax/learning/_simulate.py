@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._check import as_float, check_exploration, check_key, is_concrete, whole
 from .._devices import EVERYWHERE, SPLIT, everywhere, host_array, mesh, wide_vectors
+from .._numerics import one_by_one
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, likelihood
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -148,9 +149,9 @@ def simulate(
         tiles = jnp.arange(-(-num_agents // plan.lanes), dtype=jnp.int32)
         stacked = lax.map(lambda i: _run_tile(plan, population, i), tiles)
         return _merge(stacked, num_agents)
-    room = (plan.tiles + 2) * each + 2 * remembered  # of a lane
+    lane = (plan.tiles + 2) * each + 2 * remembered
     # Every device has a copy of the priors too.
-    check_fits(each, num_agents, mesh().size * (plan.lanes * room + prior.nbytes))
+    check_fits(each, num_agents, mesh().size * (plan.lanes * lane + prior.nbytes))
     # No more room than is needed, which would only be cleared; powers of two, to compile less.
     needed = -(-num_agents // (plan.lanes * mesh().size))
     room = min(plan.tiles, 1 << (needed - 1).bit_length())
@@ -292,38 +293,10 @@ def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Si
     arrays, rest = eqx.partition(population, eqx.is_array)
     in_turn = plan.engine in ("blocked", "moments") and jax.default_backend() == "cpu"
 
-    # Arrays in a row: `custom_vmap` loses count of None, which a population without them holds.
-    leaves, structure = jax.tree.flatten((arrays, index))
-
-    def run(*leaves: Array) -> Simulation:
-        arrays, index = jax.tree.unflatten(structure, leaves)
+    def run(arrays: Any, index: Array) -> Simulation:
         return _tile(plan, eqx.combine(arrays, rest), index)
 
-    return (_one_by_one(run) if in_turn else run)(*leaves)
-
-
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of arrays that goes through a batch one after the other.
-
-    As `jax.custom_batching.sequential_vmap`, which does not know what to do where nothing but
-    tangents are a batch (`jax.jacfwd`): these stay together, for all of them go the same way.
-    """
-    wrapped = jax.custom_batching.custom_vmap(function)
-
-    @wrapped.def_vmap
-    def rule(size: int, batched: Sequence[bool], *args: Array) -> tuple[Any, Any]:
-        if not any(batched):
-            out = function(*args)
-            return out, jax.tree.map(lambda _: False, out)
-
-        def one(mapped: list[Array]) -> Any:
-            given = iter(mapped)
-            return wrapped(*(next(given) if b else x for x, b in zip(args, batched, strict=True)))
-
-        out = lax.map(one, [x for x, b in zip(args, batched, strict=True) if b])
-        return out, jax.tree.map(lambda _: True, out)
-
-    return wrapped
+    return (one_by_one(run) if in_turn else run)(arrays, index)
 
 
 def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
@@ -440,6 +413,7 @@ def _run(
     """Simulate all tiles on all devices; the agents of several devices are gathered on the host."""
     devices = mesh().size
     num_tiles = -(-num_agents // plan.lanes)
+    stays = devices == 1 and jax.default_backend() != "cpu"  # what is on an accelerator
     # The compiled call copies what no device has a claim to, in less time.
     if any(x.committed for x in jax.tree.leaves(population) if isinstance(x, Array)):
         population = jax.device_put(population, everywhere())
@@ -452,7 +426,7 @@ def _run(
         done = _compiled()(plan, population, first, counts)
         leaves, structure = jax.tree.flatten(done)
         stops = np.minimum((first + each) * plan.lanes, num_agents)
-        if devices == 1 and jax.default_backend() != "cpu":  # what is on an accelerator stays
+        if stays:
             whole.append([_agents(leaf)[: stops[0] - start * plan.lanes] for leaf in leaves])
         else:
             whole = whole or [host_array((num_agents, *x.shape[2:]), x.dtype) for x in leaves]
@@ -463,7 +437,7 @@ def _run(
         if progress is not None:
             progress(int(stops.max()), num_agents)
     assert structure is not None
-    if isinstance(whole[0], list):
+    if stays:
         whole = [x[0] if len(x) == 1 else jnp.concatenate(x) for x in zip(*whole, strict=True)]
     return jax.tree.unflatten(structure, jax.device_put(whole))
 
