@@ -55,21 +55,20 @@ def one_axis(p_sycophantic, p_honest, num_models=64):
     )
 
 
-def plainly(*args, **options):
-    """`bn.simulate` by the plain simulator."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_simulate, "can_run_blocked", lambda *_: False)
-        return bn.simulate(*args, **options)
+def by(engine):
+    """`bn.simulate` by one of the simulators, also where there is a faster one."""
+
+    def simulate(*args, **options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_simulate, "_engine", lambda *_: engine)
+            return bn.simulate(*args, **options)
+
+    return simulate
 
 
-def blocked(*args, **options):
-    """`bn.simulate` by the blocked simulator, also where there is a faster one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_simulate, "can_run_moments", lambda *_: False)
-        return bn.simulate(*args, **options)
-
-
-ENGINES = {"moments": bn.simulate, "blocked": blocked, "plain": plainly}  # of two by two, on CPUs
+# Those of two by two, on CPUs; "mixed" is made of two.
+ENGINES = {name: by(name) for name in ("mixed", "moments", "blocked", "plain")}
+plainly = ENGINES["plain"]
 
 
 def assert_same_lives(first, second, but=0.0):
@@ -317,8 +316,8 @@ def test_blocked_equals_plain_where_beliefs_swing_far():
     )
     options = {"num_agents": 5120, "num_steps": 2000, "tile": 512}
     plain = plainly(problem, KEY, **options)
-    for simulate in (bn.simulate, blocked):
-        found = simulate(problem, KEY, **options)
+    for engine in ("moments", "blocked"):
+        found = ENGINES[engine](problem, KEY, **options)
         assert float(jnp.ptp(jnp.where(jnp.isfinite(found.log_belief), found.log_belief, 0))) > 100
         assert_same_lives(found, plain)
 
@@ -332,8 +331,8 @@ def test_a_model_that_is_ruled_out_never_returns():
     )
     options = {"num_agents": 512, "num_steps": 200, "tile": 512}
     plain = plainly(problem, KEY, **options)
-    for simulate in (bn.simulate, blocked):
-        found = simulate(problem, KEY, **options)
+    for engine in ("mixed", "moments", "blocked"):
+        found = ENGINES[engine](problem, KEY, **options)
         dead = np.asarray(found.log_belief)[:, 0] == -np.inf
         assert 0.9 < dead.mean() <= 1
         assert_same_lives(found, plain)
@@ -744,8 +743,8 @@ def test_no_tolerance_still_knows_ties():
     """Rounding inside a block of products is part of what is judged a tie."""
     policy = bn.BestResponse("first", 0.0)
     options = {"num_agents": 20_000, "num_steps": 200, "policy": policy}
-    for simulate in (bn.simulate, blocked):
-        share = simulate(TOSSES, jax.random.key(1), **options).shares(0.999)["locked 0"]
+    for engine in ("mixed", "moments", "blocked"):
+        share = ENGINES[engine](TOSSES, jax.random.key(1), **options).shares(0.999)["locked 0"]
         assert share.low < 0.8 < share.high  # exact, at k = 0
 
 

@@ -30,13 +30,13 @@ from ..belief import (
 from ..problem import AbstractFiniteProblem
 from ..response import tremble
 from ._agent import Agent
-from ._lives import Believer, Lives, live
+from ._lives import Advance, Believer, Lives, live
 from ._plain import Tile
 from ._random import words
 from ._record import Record, Running, Trajectory, end_of_quarter, in_quarters
 
-_DRAWS = 32  # steps whose random words are made together, at most
-_MOST_CODES = 16  # pairs of action and consequence between which likelihoods are selected
+_DRAWS = 32  # steps whose random words are made together, at most: bits of a number
+_MOST_CODES = 16  # pairs of action and consequence: four bits, and as many selects
 
 
 def can_run_blocked(problem: AbstractFiniteProblem, memory: AbstractMemory, record: Record) -> bool:
@@ -103,7 +103,20 @@ def run_blocked(
     excludes : whether some model may rule out what happens. Then weights are made anew after an
         observation that does so for the first time: what is left may be far below what was.
     """
-    believer, num_lanes = Believer.of(agent, log_prior), keys.shape[1]
+    believer = Believer.of(agent, log_prior)
+    advance = in_blocks(believer, keys, num_steps, record, excludes)
+    return live(believer, keys.shape[1], advance, num_steps, record)
+
+
+def in_blocks(
+    believer: Believer,
+    keys: UInt32[Array, "2 agents"],
+    num_steps: int,
+    record: Record,
+    excludes: bool,
+) -> Advance:
+    """How to advance, all agents at one pace: parameters as for `run_blocked`."""
+    agent, num_lanes = believer.agent, keys.shape[1]
     num_actions, num_features = agent.nothing().shape
     dtype = agent.likelihood.log_ratio.dtype
     table = step_table(agent)
@@ -115,7 +128,7 @@ def run_blocked(
     width = (num_features - 1).bit_length()  # bits of a consequence
     # No more than are used before the next snapshot.
     num_draws = min(_DRAWS, record.every if isinstance(record, Trajectory) else num_steps)
-    steps_made = jnp.arange(num_draws, dtype=jnp.int32)[:, None]
+    codes = jnp.arange(num_codes, dtype=jnp.int32)[:, None]
 
     def refresh(counts: Array) -> tuple[Array, Array, Array]:
         """Weights, their rounding, and which pairs would kill a model that is alive."""
@@ -136,8 +149,8 @@ def run_blocked(
             fate = fate << width | inverse_cdf(row[:, None, None], number)
         return draw, fate
 
-    def decide(weight: Array, slack: Array, draw: Array, fate: Array) -> Array:
-        """What happens in a step, packed in one number."""
+    def decide(weight: Array, slack: Array, draw: Array, fate: Array, before: Array) -> Array:
+        """What happens in a step, packed in one number, from that of the step before."""
         means = jnp.dot(table.features, weight, precision=lax.Precision.HIGHEST)
         if not agent.policy.scale_free:
             means = means[:-1] / means[-1] * scale_of(agent.table.features)
@@ -145,18 +158,23 @@ def run_blocked(
         trembled = fate >> (width * num_actions)
         action = jnp.where(trembled >= 16, trembled & 15, intended)
         outcome = (fate >> (action * width)) & ((1 << width) - 1)
-        return (intended * num_actions + action) * num_features + outcome
+        changed = (intended != _intended(before)).astype(jnp.int32)
+        return changed << 8 | intended << 4 | (action * num_features + outcome)
+
+    def noted(tally: tuple[Array, Array], packed: Array, i: Array) -> tuple[Array, Array]:
+        """Counts, and a bit for each step in which the intended action changed."""
+        counts, changes = tally
+        new = (_code(packed) == codes).astype(dtype)
+        return counts + new, changes | (packed >> 8) << i
 
     def block(state: tuple, chance: tuple[Array, Array], limit: Array) -> tuple:
         """Steps ``done`` to ``limit`` at most, from one refresh to the next."""
-        counts, history, done = state
-        weight, slack, deadly = refresh(counts)
+        tally, packed, done = state
+        weight, slack, deadly = refresh(tally[0])
         stop = jnp.minimum(done + table.steps, limit)
         draw, fate = chance
-        # Without a thought for numbers out of bounds, and in place.
-        plain: dict[str, Any] = {"axis": 0, "allow_negative_indices": False}
-        at = partial(lax.dynamic_index_in_dim, keepdims=False, **plain)
-        write = partial(lax.dynamic_update_index_in_dim, **plain)
+        # Without a thought for numbers out of bounds.
+        at = partial(lax.dynamic_index_in_dim, axis=0, keepdims=False, allow_negative_indices=False)
 
         def aged(i: Array) -> Array:
             """Rounding of the weights: that of the refresh, and of all products since."""
@@ -167,60 +185,59 @@ def run_blocked(
         # compute it anew for each use.) The last observation of a block never meets the weights,
         # which are made anew right after.
         def step(carry: tuple) -> tuple:
-            weight, history, packed, i, _ = carry
-            code, _ = _unpack(packed, num_codes)
-            weight = weight * _select([row[:, None] for row in table.factors], code)
-            packed = decide(weight, aged(i), at(draw, i), at(fate, i))
-            return weight, write(history, packed, i), packed, i + 1, kills(packed)
+            weight, tally, packed, i, _ = carry
+            weight = weight * _select([row[:, None] for row in table.factors], _code(packed))
+            tally = noted(tally, packed, i - 1)
+            packed = decide(weight, aged(i), at(draw, i), at(fate, i), packed)
+            return weight, tally, packed, i + 1, kills(packed)
 
         def kills(packed: Array) -> Array:
             if not excludes:
                 return jnp.zeros((), bool)
-            code, _ = _unpack(packed, num_codes)
-            return jnp.any(_select([row[None] for row in deadly], code))
+            return jnp.any(_select([row[None] for row in deadly], _code(packed)))
 
-        packed = decide(weight, slack, at(draw, done), at(fate, done))
-        carry = weight, write(history, packed, done), packed, done + 1, kills(packed)
-        _, history, _, end, _ = lax.while_loop(
+        packed = decide(weight, slack, at(draw, done), at(fate, done), packed)
+        carry = weight, tally, packed, done + 1, kills(packed)
+        _, tally, packed, end, _ = lax.while_loop(
             lambda carry: (carry[3] < stop) & ~carry[4], step, carry
         )
-        code, _ = _unpack(history, num_codes)
-        new = (steps_made >= done) & (steps_made < end)
-        code = jnp.where(new, code, -1)
-        seen = [(code == k).sum(0, dtype=jnp.int32) for k in range(num_codes)]
-        return counts + jnp.stack(seen).astype(dtype), history, end
+        return noted(tally, packed, end - 1), packed, end
 
     def advance(lives: Lives, time: Array, until: Array) -> tuple[Lives, Array]:
         chance = foresee(words(keys, time, num_draws))
         until = jnp.minimum(until, end_of_quarter(time, num_steps))
         limit = jnp.minimum(num_draws, until - time)
-        begin = lives.counts, jnp.zeros((num_draws, num_lanes), jnp.int32), jnp.zeros((), jnp.int32)
-        counts, history, _ = lax.while_loop(
+        zero = jnp.zeros_like(lives.intended)
+        begin = (lives.counts, zero), lives.intended << 4, jnp.zeros((), jnp.int32)
+        (counts, changes), packed, _ = lax.while_loop(
             lambda inner: inner[2] < limit, lambda inner: block(inner, chance, limit), begin
         )
-        _, intended = _unpack(history, num_codes)
-        before = jnp.concatenate([lives.intended[None], intended[:-1]])
-        when = time + steps_made
-        changed = (intended != before) & (steps_made < limit) & (when > 0)
+        changes = jnp.where(time > 0, changes, changes & ~1)  # nothing was intended before
         new = (counts - lives.counts).reshape(num_actions, num_features, -1).sum(1)
         quarter = in_quarters(time, num_steps)
         lives = Lives(
             counts,
             lives.late + jnp.where(quarter.any(), new, 0.0).astype(jnp.int32),
-            intended[limit - 1],
-            jnp.maximum(lives.since, jnp.where(changed, when, 0).max(0)),
-            lives.switches + jnp.where(quarter[:, None], changed.sum(0, dtype=jnp.int32), 0),
+            _intended(packed),
+            jnp.where(changes != 0, time + 31 - lax.clz(changes), lives.since),
+            lives.switches + jnp.where(quarter[:, None], lax.population_count(changes), 0),
             lives.time + limit,
         )
         return lives, time + limit
 
-    return live(believer, num_lanes, advance, num_steps, record)
+    return advance
 
 
-def _unpack(packed: Array, num_codes: int) -> tuple[Array, Array]:
-    """Pair of action and consequence, and the intended action."""
-    intended = packed // num_codes
-    return packed - intended * num_codes, intended
+# What happens in a step, in one number: the pair of action and consequence in four bits, the
+# intended action in the next four, and then whether that changed.
+
+
+def _code(packed: Array) -> Array:
+    return packed & 15
+
+
+def _intended(packed: Array) -> Array:
+    return (packed >> 4) & 15
 
 
 def _select(rows: Sequence[Array], index: Int[Array, " agents"]) -> Array:

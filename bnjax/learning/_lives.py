@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from .._numerics import fast_exp
+from .._numerics import added_product, fast_exp
 from ._agent import Agent
 from ._plain import Tile, snapshot
 from ._record import Record, Snapshot, Tally, Trajectory
@@ -84,14 +84,7 @@ class Believer(NamedTuple):
         likelihood = self.agent.likelihood
         flat = likelihood.log_ratio.reshape(self.prior.shape[0], -1)
         start = self.prior + self.agent.table.log_size[:, None]
-        # A product of matrices, which is not computed twice as a part of two loops would be; and
-        # with a prior that all share, all of the sum in one.
-        if start.shape[1] == 1:
-            rows = jnp.concatenate([flat, start], axis=1)
-            columns = jnp.concatenate([counts, jnp.ones_like(counts[:1])])
-            log = jnp.dot(rows, columns, precision=lax.Precision.HIGHEST)
-        else:
-            log = jnp.dot(flat, counts, precision=lax.Precision.HIGHEST) + start
+        log = added_product(start, flat, counts)
         if excludes:
             seen = (counts > 0).astype(counts.dtype)
             out = likelihood.ruled_out.reshape(flat.shape).astype(counts.dtype)

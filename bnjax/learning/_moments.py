@@ -1,4 +1,4 @@
-"""The fastest simulator on CPUs: many steps of a best response from a few moments of the belief.
+"""The fastest simulator of settled play: many best responses from a few moments of the belief.
 
 Two actions, two consequences, perfect memory, best response. An agent that keeps to one action a
 for the next D steps multiplies the weight w of a model, under which the first of two
@@ -36,10 +36,10 @@ from ..belief import AbstractMemory, PerfectMemory, weight_range
 from ..problem import AbstractFiniteProblem
 from ..response import AbstractPolicy, tremble
 from ._agent import Agent
-from ._lives import Believer, Lives, live
+from ._lives import Advance, Believer, Lives, live
 from ._plain import Tile
 from ._random import words
-from ._record import Record, Running, Trajectory, end_of_quarter, in_quarters
+from ._record import Record, Running, Trajectory, in_quarters, quarters
 
 DEGREE = 16  # D: most steps from one belief, whose fates are half of the bits of a word
 
@@ -50,7 +50,7 @@ def can_run_moments(
     memory: AbstractMemory,
     record: Record,
 ) -> bool:
-    """Whether this simulator serves, and is worth it: it wants stretches of many steps."""
+    """Whether this simulator serves, and may be worth it: it wants stretches of many steps."""
     truth = problem.consequence
     often = isinstance(record, Trajectory) and record.every < DEGREE
     return (
@@ -90,10 +90,18 @@ def run_moments(
     excludes: bool,
 ) -> Tile:
     """Simulate a tile of agents: parameters as for `run_blocked`."""
-    believer, table = Believer.of(agent, log_prior), _table(agent)
+    believer = Believer.of(agent, log_prior)
+    advance = by_moments(believer, keys, num_steps, excludes)
+    return live(believer, keys.shape[1], advance, num_steps, record)
+
+
+def by_moments(
+    believer: Believer, keys: UInt32[Array, "2 agents"], num_steps: int, excludes: bool
+) -> Advance:
+    """How to advance, each agent at its own pace: parameters as for `run_blocked`."""
+    table = _table(believer.agent)
 
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
-        """Each agent goes at its own pace."""
         lives = lax.while_loop(
             lambda lives: (lives.time < until).any(),
             lambda lives: _block(believer, table, keys, lives, until, num_steps, excludes),
@@ -101,7 +109,7 @@ def run_moments(
         )
         return lives, until
 
-    return live(believer, keys.shape[1], advance, num_steps, record)
+    return advance
 
 
 def _table(agent: Agent) -> _Table:
@@ -198,8 +206,8 @@ def _block(
     moments = jnp.dot(table.moments, weight * gain, precision=lax.Precision.HIGHEST)
     dead = believer.deadly(alive) if excludes else None
     time = lives.time
-    end = jnp.minimum(until, end_of_quarter(time, num_steps))
-    room = jnp.minimum(end - time, table.steps)
+    room = jnp.minimum(until - time, table.steps)
+    early = jnp.clip(quarters(num_steps)[0] - time, 0, DEGREE)
     fates = _foresee(agent, keys, time)
     # A branch that is always taken: without it, a compiler would compute all of it anew in each
     # of the loops that use it.
@@ -207,14 +215,14 @@ def _block(
         lives.time[0] >= 0,
         lambda *args: _decided(favoured, *args),
         lambda *args: jnp.zeros_like(args[1]),
-        moments, lives.intended, fates, room, dead,
+        moments, lives.intended, fates, room, early, dead,
     )  # fmt: skip
 
     def field(low: int, width: int) -> Array:
         return (packed >> low) & ((1 << width) - 1)
 
-    before, ones = field(0, 5), field(5, 5)
-    intended, action, outcome, moves = (field(i, 1) for i in (10, 11, 12, 13))
+    before, ones, late = (field(i, 5) for i in (0, 5, 10))
+    intended, action, outcome, moves = (field(i, 1) for i in (15, 16, 17, 18))
     first, zeros = lives.intended == 0, before - ones
     kept = jnp.stack(
         [
@@ -228,11 +236,12 @@ def _block(
     kept = kept + jnp.where(code == 2 * action + outcome, moves, 0)
     when = time + before
     changes = moves * ((intended != lives.intended) & (when > 0)).astype(jnp.int32)
-    quarter = in_quarters(time, num_steps)
-    played = jnp.stack([kept[0] + kept[1], kept[2] + kept[3]])
+    quarter = in_quarters(when, num_steps)
+    played = jnp.stack([jnp.where(first, late, 0), jnp.where(first, 0, late)])
+    last = jnp.where(quarter.any(0), moves, 0)
     return Lives(
         lives.counts + kept.astype(lives.counts.dtype),
-        lives.late + jnp.where(quarter.any(0), played, 0),
+        lives.late + played + jnp.where(code[:2] == action, last, 0),
         jnp.where(moves > 0, intended, lives.intended),
         jnp.where(changes > 0, when, lives.since),
         lives.switches + jnp.where(quarter, changes, 0),
@@ -246,12 +255,14 @@ def _decided(
     intended: Int[Array, " agents"],
     fates: _Fates,
     room: Int[Array, " agents"],
+    early: Int[Array, " agents"],
     dead: Bool[Array, "codes agents"] | None,
 ) -> Int[Array, " agents"]:
     """Decide all steps of a block: one loop over the agents, and one number for each of them.
 
-    Five bits each: steps before the last, and how many of them had consequence 1; then a bit
-    each: intended action, action and consequence of the last step, and whether there is one.
+    Five bits each: steps before the last, how many of them had consequence 1, and how many come
+    after the first ``early``; then a bit each: intended action, action and consequence of the
+    last step, and whether there is one.
     """
     full, one = jnp.uint32(2**32 - 1), jnp.uint32(1)
     second = intended == 1
@@ -287,6 +298,7 @@ def _decided(
 
     count = lax.population_count(before).astype(jnp.int32)
     ones = lax.population_count(before & seen).astype(jnp.int32)
-    packed = count | (ones << 5) | (flag(intends) << 10) | (flag(plays) << 11)
-    packed = packed | (flag(outcomes) << 12) | (1 << 13)
+    late = lax.population_count(before >> early.astype(jnp.uint32)).astype(jnp.int32)
+    packed = count | (ones << 5) | (late << 10) | (flag(intends) << 15) | (flag(plays) << 16)
+    packed = packed | (flag(outcomes) << 17) | (1 << 18)
     return jnp.where(moves, packed, 0)

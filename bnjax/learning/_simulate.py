@@ -25,6 +25,7 @@ from ._agent import Agent, as_finite
 from ._blocked import can_run_blocked, run_blocked
 from ._kernel import can_run_kernel, run_kernel
 from ._memory_limit import check_fits
+from ._mixed import run_mixed
 from ._moments import can_run_moments, run_moments
 from ._outcome import outcome_of
 from ._own import check_own
@@ -33,6 +34,8 @@ from ._random import agent_keys
 from ._record import Record, Running, Trajectory, quarters
 from ._results import Simulation
 
+# Simulators that keep agents in the vector lanes; the second is a part of the third.
+_IN_LANES = {"blocked": run_blocked, "moments": run_moments, "mixed": run_mixed}
 # Weights of a tile on a CPU: they should stay in the second-level cache.
 _TILE_CPU, _TILE_ACCELERATOR = 32_768, 4_194_304
 _MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 512, 65_536
@@ -243,7 +246,7 @@ def _engine(
     if backend == "gpu" and can_run_kernel(problem, policy, lanes, record):
         return "kernel"
     if backend == "cpu" and can_run_moments(problem, policy, memory, record):
-        return "moments"
+        return "mixed"
     return "blocked"
 
 
@@ -291,7 +294,7 @@ def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Si
     pace.
     """
     arrays, rest = eqx.partition(population, eqx.is_array)
-    in_turn = plan.engine in ("blocked", "moments") and jax.default_backend() == "cpu"
+    in_turn = plan.engine in _IN_LANES and jax.default_backend() == "cpu"
 
     def run(arrays: Any, index: Array) -> Simulation:
         return _tile(plan, eqx.combine(arrays, rest), index)
@@ -311,10 +314,9 @@ def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
     keys = agent_keys(population.key, agents)
     if plan.engine == "kernel":
         done = run_kernel(agent, prior, keys, plan.num_steps, plan.excludes)
-    elif plan.engine == "moments":
-        done = run_moments(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
-    elif plan.engine == "blocked":
-        done = run_blocked(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
+    elif plan.engine in _IN_LANES:
+        run = _IN_LANES[plan.engine]
+        done = run(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
     else:
         done = run_plain(agent, prior, keys, plan.num_steps, plan.record)
     return _simulation(plan, agent, done, _makes_sense(population, prior))
