@@ -66,6 +66,7 @@ def two_sum(
     return total, (first - (total - part)) + (second - part)
 
 
+@jax.custom_jvp
 def fast_exp(number: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Exponential of numbers below 88 or ``-inf``; zero where that is no normal number.
 
@@ -83,6 +84,13 @@ def fast_exp(number: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     # 2^-127, a denormal number, comes out as zero.
     scale = (lax.bitcast_convert_type(power + _WHOLE, jnp.int32) + 127) << 23
     return value * lax.bitcast_convert_type(scale, jnp.float32)
+
+
+@fast_exp.defjvp
+def _fast_exp_jvp(primals: tuple, tangents: tuple) -> tuple:
+    # That of the polynomial is less precise, and has jumps.
+    value = fast_exp(*primals)
+    return value, value * tangents[0]
 
 
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ._check import as_float, is_concrete, whole
-from ._numerics import added_product, two_sum
+from ._numerics import added_product, fast_exp, two_sum
 from .problem import AbstractFiniteProblem
 
 
@@ -43,8 +43,8 @@ class Likelihood(eqx.Module):
         log_prior: Float[Array, "models *#batch"],
         evidence: Float[Array, "actions features *batch"],
         seen: Bool[Array, "actions features *batch"],
-    ) -> tuple[Float[Array, "models *batch"], Float[Array, "models *batch"]]:
-        """Log-weights of the models after some evidence, not normalised, and their rounding.
+    ) -> Float[Array, "models *batch"]:
+        """Log-weights of the models after some evidence, not normalised.
 
         Parameters
         ----------
@@ -55,31 +55,28 @@ class Likelihood(eqx.Module):
 
         Returns
         -------
-        log-weights in nats (``-inf`` for dead models), up to what all models share; and a bound in
-        nats on how far rounding may have moved each.
+        log-weights in nats (``-inf`` for dead models), up to what all models share.
         """
         flat = self.log_ratio.reshape(self.log_ratio.shape[0], -1)
         batch = evidence.shape[2:]
         sums = evidence.reshape(flat.shape[1], *batch)
         log_weight = added_product(log_prior, flat, sums)
-        # Not zero, which a compiler would leave out.
-        least = jnp.full((flat.shape[0], *(1,) * len(batch)), jnp.finfo(flat.dtype).tiny)
-        size = added_product(least, jnp.abs(flat), jnp.abs(sums))
-        rounding = self._unit() * size
         if self.ruled_out.size:
+            # Not zero, which a compiler would leave out.
+            least = jnp.full((flat.shape[0], *(1,) * len(batch)), jnp.finfo(flat.dtype).tiny)
             against = self.ruled_out.reshape(flat.shape).astype(flat.dtype)
             hits = added_product(least, against, seen.reshape(sums.shape).astype(flat.dtype))
             log_weight = jnp.where(hits > 0.5, -jnp.inf, log_weight)
-        return log_weight, rounding
+        return log_weight
 
-    def mean_rounding(
+    def rounding(
         self,
         weight: Float[Array, "models *batch"],
         evidence: Float[Array, "actions features *batch"],
     ) -> Float[Array, "*batch"]:
-        """Mean under some weights of the rounding of the models' log-weights, in nats.
+        """How far rounding may have moved `log_belief`, in nats: mean over models by ``weight``.
 
-        That of `log_belief`, as sums over the models first: a product of matrices.
+        The sizes of all terms of a sum, as sums over the models first: a product of matrices.
         """
         flat = jnp.abs(self.log_ratio.reshape(self.log_ratio.shape[0], -1))
         # Weights may be so large that only a sum of them is in range, and no multiple of it.
@@ -302,11 +299,10 @@ class WindowMemory(AbstractMemory):
 
 def expected(
     log_weight: Float[Array, "models *batch"],
-    rounding: Float[Array, "models *batch"],
     log_size: Float[Array, " models"],
     features: Float[Array, "models features"],
-) -> tuple[Float[Array, "features *batch"], Float[Array, "*batch"]]:
-    """Means of features of the models under a belief, and how far rounding may have moved it.
+) -> tuple[Float[Array, "features *batch"], Float[Array, "models *batch"]]:
+    """Means of features of the models under a belief, and the weights of the models in them.
 
     Each model counts by its weight times ``exp(log_size)``. Where all of that is zero, so are
     the means.
@@ -316,10 +312,10 @@ def expected(
     # It cancels, and a maximum has a derivative of 0 / 0 where a compiler computes its argument
     # twice, and rounds in two ways: then no entry equals it.
     peak = lax.stop_gradient(log.max(0))
-    weight = jnp.exp(log - jnp.where(peak > -jnp.inf, peak, 0.0))
+    weight = fast_exp(log - jnp.where(peak > -jnp.inf, peak, 0.0))
     total = jnp.maximum(weight.sum(0), jnp.finfo(weight.dtype).tiny)
     mean = jnp.einsum("mf,m...->f...", features, weight, precision=lax.Precision.HIGHEST) / total
-    return mean, (weight * rounding).sum(0) / total
+    return mean, weight
 
 
 def largest_log_range(likelihood: Likelihood) -> Float[Array, ""]:

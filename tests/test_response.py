@@ -20,8 +20,8 @@ def intention(policy, payoffs, belief):
     payoffs = jnp.asarray(payoffs)
     table = policy_table(policy, payoffs)
     log_weight = jnp.log(jnp.asarray(belief, payoffs.dtype))
-    means, slack = expected(log_weight, 0 * payoffs[:, 0], table.log_size, table.features)
-    return np.asarray(policy.probabilities(means, slack))
+    means, _ = expected(log_weight, table.log_size, table.features)
+    return np.asarray(policy.probabilities(means, jnp.zeros((), payoffs.dtype)))
 
 
 @pytest.mark.parametrize("num_actions", [1, 2, 3, 5])

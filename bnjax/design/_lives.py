@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .._consequence import Categorical, Consequence
 from ..belief import AbstractMemory, Observation
-from ..belief import expected as mean_under
 from ..learning import Agent, AgentState, Running, Step
 from ..learning._outcome import outcome_of
 from ..learning._plain import run_plain
@@ -200,9 +199,7 @@ def life_of(agent: Agent, kept: Kept, num_steps: int, intentions: bool) -> Life:
 
 def _intention(agent: Agent, evidence: Array, seen: Array) -> tuple[Array, Array]:
     """Log-weights of the models, and the probability of intending each action."""
-    log_weight, rounding = agent.likelihood.log_belief(agent.log_prior, evidence, seen)
-    means, slack = mean_under(log_weight, rounding, agent.table.log_size, agent.table.features)
-    chances = agent.policy.probabilities(means, slack)
+    chances, log_weight = agent.intention_after(evidence, seen)
     # As the simulator does, which draws from whatever adds up to something.
     return log_weight, chances / chances.sum()
 

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .._check import as_float, check_exploration, check_shape
 from .._numerics import uniform
@@ -147,16 +147,22 @@ class Agent(eqx.Module):
 
     def belief(self, state: AgentState) -> Float[Array, " models"]:
         """Probability of each model, [M]."""
-        return jax.nn.softmax(self._log_belief(state)[0])
-
-    def _log_belief(self, state: AgentState) -> tuple[Array, Array]:
-        evidence, seen = self.memory.evidence(state.memory)
-        return self.likelihood.log_belief(self.log_prior, evidence, seen)
+        return jax.nn.softmax(
+            self.likelihood.log_belief(self.log_prior, *self.memory.evidence(state.memory))
+        )
 
     def intention(self, state: AgentState) -> Float[Array, " actions"]:
         """Probability of intending each action next, [A]."""
-        means, slack = expected(*self._log_belief(state), self.table.log_size, self.table.features)
-        return self.policy.probabilities(means, slack)
+        return self.intention_after(*self.memory.evidence(state.memory))[0]
+
+    def intention_after(
+        self, evidence: Float[Array, "actions features"], seen: Bool[Array, "actions features"]
+    ) -> tuple[Float[Array, " actions"], Float[Array, " models"]]:
+        """`intention` after some evidence (see `AbstractMemory`), and log-weights of the models."""
+        log_weight = self.likelihood.log_belief(self.log_prior, evidence, seen)
+        means, weight = expected(log_weight, self.table.log_size, self.table.features)
+        slack = self.likelihood.rounding(weight, evidence)
+        return self.policy.probabilities(means, slack), log_weight
 
     def step(self, key: Array, state: AgentState) -> tuple[AgentState, Step]:
         """Choose, observe, remember.

@@ -257,5 +257,5 @@ def run_kernel(
         jnp.stack([third, fourth], axis=-1),
     )
     own = log_prior[:, None] if log_prior.ndim == 1 else log_prior.T
-    log_belief, _ = likelihood.log_belief(own, counts, counts > 0)
+    log_belief = likelihood.log_belief(own, counts, counts > 0)
     return Tile(tally, log_belief.T, None, None)

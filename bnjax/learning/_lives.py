@@ -61,7 +61,7 @@ class Believer(NamedTuple):
     def log_belief(self, counts: Float[Array, "codes agents"]) -> Float[Array, "models agents"]:
         """Log-weights of the models, not normalised; counts are of pairs (action, consequence)."""
         evidence = self._evidence(counts)
-        return self.agent.likelihood.log_belief(self.prior, evidence, evidence > 0)[0]
+        return self.agent.likelihood.log_belief(self.prior, evidence, evidence > 0)
 
     def weights(
         self, counts: Float[Array, "codes agents"], top: float, excludes: bool
@@ -91,7 +91,7 @@ class Believer(NamedTuple):
             log = jnp.where(jnp.dot(out, seen) > 0, -jnp.inf, log)
         peak = log.max(0)
         weight = fast_exp(log + (math.log(top) - jnp.where(peak > -jnp.inf, peak, 0.0)))
-        slack = likelihood.mean_rounding(weight, self._evidence(counts))
+        slack = likelihood.rounding(weight, self._evidence(counts))
         return weight, slack, log > -jnp.inf
 
     def deadly(self, alive: Bool[Array, "models agents"]) -> Bool[Array, "codes agents"]:

@@ -70,7 +70,7 @@ def run_plain(
         memory, tally, _ = carry
         mine = own(log_prior)
         evidence, seen = mine.memory.evidence(memory)
-        log_belief, _ = mine.likelihood.log_belief(mine.log_prior, evidence, seen)
+        log_belief = mine.likelihood.log_belief(mine.log_prior, evidence, seen)
         return log_belief, snapshot(mine, log_belief, tally.evidence, tally.intended, record)
 
     def steps(carry: Any, first: Any, num: int) -> Any:
