@@ -126,26 +126,37 @@ def compiled(function: Callable[..., Any], *args: Any) -> tuple[Callable[[], np.
     return lambda: np.asarray(jax.block_until_ready(program(*args))), seconds
 
 
-def take_turns(peers: Sequence[Peer], runs: int = 5, uncounted: int = 0) -> list[Timing]:
+def take_turns(peers: Sequence[Peer], runs: int = 5, settle: float = 0.0) -> list[Timing]:
     """Time all peers round after round, after one call each that is not counted.
 
     Parameters
     ----------
     peers, runs : who takes turns, and how often.
-    uncounted : calls at the start of each turn that are not counted either. Where a call takes
-        milliseconds, the first feels what the peer before has left: caches full of its arrays,
-        and threads that still wait for more (OpenMP's keep a core busy for a while).
+    settle : seconds of calls at the start of each turn that are not counted either; as many calls
+        as then fit into a fifth of that (one at least) make the time of the turn, their mean.
+        Calls of milliseconds feel for about a tenth of a second what the peer before has left:
+        caches full of its arrays, threads that still wait for more (OpenMP's keep a core busy), and
+        a scheduler that puts all threads of the next one on the other core.
     """
     answers = [peer.run() for peer in peers]
     seconds: list[list[float]] = [[] for _ in peers]
     for _ in range(runs):
         for peer, times in zip(peers, seconds, strict=True):
-            for _ in range(uncounted):
-                peer.run()
-            start = time.perf_counter()
-            peer.run()
-            times.append(time.perf_counter() - start)
+            if settle > 0:
+                _seconds_a_call(peer, settle)
+            times.append(_seconds_a_call(peer, settle / 5))
     return [Timing(tuple(t), answer) for t, answer in zip(seconds, answers, strict=True)]
+
+
+def _seconds_a_call(peer: Peer, least: float) -> float:
+    """Mean of as many calls as take some seconds."""
+    start, calls = time.perf_counter(), 0
+    while True:
+        peer.run()
+        calls += 1
+        spent = time.perf_counter() - start
+        if spent >= least:
+            return spent / calls
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

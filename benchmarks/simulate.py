@@ -3,11 +3,12 @@
 Run as ``python -m benchmarks.simulate [--quick] [--out FILE] [--runs 5]``; also ``--large``,
 ``--alternatives`` and ``--only NAME``.
 
-All peers of a case run in one process and take turns, of three calls each of which the last counts;
-their outcomes must agree within sampling error. "NumPy, naive" is the baseline as one first writes
-it: vectorised over agents, log-beliefs, an exponential a step. "Tuned" it keeps clear of denormal
-numbers and uses all cores. The other peers run the algorithms of bnjax: weights in blocks, or with
-NumPy and numba moments of them too. A roofline says what this machine could do at best.
+All peers of a case run in one process and take turns, each of which begins with a quarter of a
+second of calls that do not count; their outcomes must agree within sampling error. "NumPy, naive"
+is the baseline as one first writes it: vectorised over agents, log-beliefs, an exponential a step.
+"Tuned" it keeps clear of denormal numbers and uses all cores. The other peers run the algorithms of
+bnjax: weights in blocks, or with NumPy and numba moments of them too. A roofline says what this
+machine could do at best.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from . import numpy_baseline as baseline
 _RESULTS = Path(__file__).parent / "results" / "simulate.json"
 _ROOT = Path(__file__).parent.parent
 _TARGETS = {"naive": 30.0, "fastest": 2.5}  # of the reference case, on two cores
-_UNCOUNTED = 2  # calls at the start of each turn
+_SETTLE = 0.25  # seconds of calls at the start of each turn that do not count
 _ERRORS = 5.0  # standard errors that peers may differ by
 _SLOW = 2**25  # agent-steps of a run above which the slow peers do without (blocked NumPy: 4 x)
 
@@ -327,7 +328,7 @@ def measure(case: Case, runs: int, threads: int, rates: dict[str, float]) -> dic
     found = runners(case, threads)
     firsts = [runner.first() for runner in found.values()]
     peers = [harness.Peer(name, runner, case.agent_steps, True) for name, runner in found.items()]
-    timings = harness.take_turns(peers, runs, _UNCOUNTED)
+    timings = harness.take_turns(peers, runs, _SETTLE)
     names = list(found)
     speed = {n: case.agent_steps / t.median for n, t in zip(names, timings, strict=True)}
     others = {name: rate for name, rate in speed.items() if not name.startswith("bnjax")}
@@ -490,7 +491,7 @@ def alternatives(case: Case, runs: int) -> dict[str, Any]:
     found["plain simulator"] = Runner(plain)
     firsts = {name: runner.first() for name, runner in found.items()}
     peers = [harness.Peer(name, run, case.agent_steps, True) for name, run in found.items()]
-    timings = harness.take_turns(peers, runs, _UNCOUNTED)
+    timings = harness.take_turns(peers, runs, _SETTLE)
     rows = {
         name: {
             "agent_steps_per_second": case.agent_steps / timing.median,
