@@ -246,23 +246,44 @@ def test_oscillation_mixes_as_the_equilibrium_says(p_sycophantic, p_honest):
 
 
 def test_monopolist_time_average():
-    """Near 35/36, up to the grid and up to chance.
+    """Near 35/36, up to the grid and up to chance, by a martingale.
 
-    On a grid of demand curves the equilibrium is another one, which the exact solver of finite
-    problems names; chance adds 5 standard errors over agents.
+    Sellers believe in a grid of demand lines, whose equilibrium s* is another one: two lines fit
+    equally well there, and the better one changes the price. Log-odds L of the two grow by d_a on
+    average where price a is played, and s* d_0 + (1 - s*) d_1 = 0. So after n steps with share s
+    of the first price, (s - s*) (d_0 - d_1) - (L_n - L_0) / n has mean zero, and variance
+    (s v_0 + (1 - s) v_1) / n, where v_a is the variance of what L grows by.
     """
     problem = bn.scenarios.monopolist().discretize(9)
+    prices, demand = np.array([2.0, 10.0]), np.array([34.0, 2.0])
+    theta = np.asarray(problem.theta, float)
+    lines = theta[:, :1] - theta[:, 1:] * prices  # mean demand
+    off = (lines - demand) ** 2 / 2  # Kullback-Leibler divergences, [lines, prices]
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        share = (low + high) / 2
+        best = prices * lines[(off @ [share, 1 - share]).argmin()]
+        low, high = (share, high) if best[0] > best[1] else (low, share)
+    one, two = ((off @ [s, 1 - s]).argmin() for s in (low - 1e-6, high + 1e-6))
     exact = bn.equilibria(problem)
-    strategies = np.asarray(exact.strategy)[np.asarray(exact.valid)]
-    ends = np.asarray(exact.strategy_end)[np.asarray(exact.valid)]
-    low = np.minimum(strategies, ends)[:, 0].min()
-    high = np.maximum(strategies, ends)[:, 0].max()
-    assert low - 0.02 <= closed_forms.monopolist()[0] <= high + 0.02
-    result = bn.simulate(problem, KEY, num_agents=128, num_steps=3000)
-    share = np.asarray(result.late_frequency[:, 0], float)
-    error = 5 * share.std() / math.sqrt(len(share)) + 0.005
-    assert low - error <= share.mean() <= high + error
-    assert abs(share.mean() - closed_forms.monopolist()[0]) <= 0.02 + error
+    found = np.asarray(exact.strategy)[np.asarray(exact.valid)][:, 0]
+    np.testing.assert_allclose(found, low, atol=1e-4)
+
+    steps, agents = 3000, 128
+    options = {"num_agents": agents, "num_steps": steps}
+    result = bn.simulate(problem, KEY, record=bn.Trajectory(steps // 2, beliefs=True), **options)
+    odds = np.log(np.asarray(result.trajectory.belief, float)[..., [one, two]]) @ [1.0, -1.0]
+    grown = (odds[:, 1] - odds[:, 0]).mean() / (steps // 2)
+    share = float(result.late_frequency[:, 0].mean())
+    drift = off[two] - off[one]
+    variance = np.array([share, 1 - share]) @ (lines[one] - lines[two]) ** 2 / (steps // 2)
+    by_chance = 4 * math.sqrt(variance / agents)
+    slope = drift[0] - drift[1]
+    assert abs((share - low) * slope - grown) <= by_chance
+    allowed = (by_chance + abs(grown)) / abs(slope)
+    assert allowed < 0.005
+    published = closed_forms.monopolist()[0]
+    assert abs(share - published) <= abs(low - published) + allowed < 0.02
 
 
 def test_a_correct_model_and_exploration_find_the_optimum():

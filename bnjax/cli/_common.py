@@ -159,14 +159,14 @@ def settings(x64: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bar(things: str, doing: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress on stderr: compiling until the first things are there, then a bar."""
+    """Progress on stderr: a pulse until the first things are there, then a bar."""
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}")
     console = Console(stderr=True)
     quiet = not console.is_terminal
     with Progress(
         *columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet
     ) as bar:
-        task = bar.add_task("compiling", total=None, count="")
+        task = bar.add_task(f"compiling and {doing}", total=None, count="")
 
         def report(done: int, total: int) -> None:
             count = f"{done:,} of {total:,} {things}"

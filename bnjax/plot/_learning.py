@@ -324,4 +324,6 @@ def _caption(simulation: Simulation, problem: AbstractProblem, found: Equilibria
         marks += ", on the continuum" if marks else ""
         models = simulation.log_belief.shape[-1]
         grid = f"{'; s' if marks else 'S'}imulated on a grid of {models:,} models"
-    return f"{marks}{grid}." if marks or grid else ""
+    unstable = (found.stability[found.valid] == Stability.UNSTABLE).any()
+    tremble = " Unstable ones are left where play trembles a little." if unstable else ""
+    return f"{marks}{grid}.{tremble}" if marks or grid else ""
