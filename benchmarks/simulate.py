@@ -144,6 +144,8 @@ def cases(quick: bool, large: bool, on_gpu: bool) -> list[Case]:
     if quick:
         return [*found, gaussian]
     found.append(Case("axis", "sycophancy axis", axis_problem(64), agents, steps))
+    restless = axis_problem(64, 0.4, 0.35)  # no equilibrium in pure actions
+    found.append(Case("restless", "axis, play never settles", restless, agents, steps))
     for models in (8, 512):
         name = f"general, M = {models}"
         found.append(Case(name, "random models", general_problem(models), agents, steps))
@@ -154,13 +156,13 @@ def cases(quick: bool, large: bool, on_gpu: bool) -> list[Case]:
         found.append(Case(f"general, N = {number}", "random models", two, number, length))
     three = general_problem(64, 3, 3)
     found.append(Case("general, A = Y = 3", "random models", three, agents, steps))
-    logit, tosses = baseline.Logit(0.1), axis_problem(64, 0.4, 0.35)
+    logit = baseline.Logit(0.1)
     for name, policy, memory in (
         ("logit", logit, None),
         ("discounted, logit", logit, baseline.Discounted(0.05)),
         ("window", None, baseline.Window(20)),
     ):
-        found.append(Case(name, "sycophancy axis", tosses, agents, few, policy, memory))
+        found.append(Case(name, "sycophancy axis", restless, agents, few, policy, memory))
     return [*found, gaussian]
 
 
@@ -465,7 +467,7 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def alternatives(case: Case, runs: int) -> dict[str, Any]:
-    """Choices of bnjax that can be made from outside: width of tiles, and the plain simulator."""
+    """Choices of bnjax: width of tiles, and each of its simulators alone."""
     from bnjax.learning import _simulate as inside
 
     arguments = to_bnjax(case)
@@ -477,18 +479,21 @@ def alternatives(case: Case, runs: int) -> dict[str, Any]:
             )
         )
 
-    def plain(seed: int) -> Any:
-        kept = inside.can_run_blocked
-        inside.can_run_blocked = lambda *_: False
-        try:
-            return jax.block_until_ready(bn.simulate(key=jax.random.key(seed), **arguments))
-        finally:
-            inside.can_run_blocked = kept
+    def by(engine: str) -> Runner:
+        def run(seed: int) -> Any:
+            kept = inside._engine
+            inside._engine = lambda *_: engine
+            try:
+                return jax.block_until_ready(bn.simulate(key=jax.random.key(seed), **arguments))
+            finally:
+                inside._engine = kept
+
+        return Runner(run)
 
     widths = [64, 128, 256, 512, 1024, 2048]
     found = {f"tile {width}": with_tile(width) for width in widths if width <= case.num_agents}
     found["default"] = with_tile(None)
-    found["plain simulator"] = Runner(plain)
+    found |= {name: by(name) for name in ("plain", "blocked", "moments")}
     firsts = {name: runner.first() for name, runner in found.items()}
     peers = [harness.Peer(name, run, case.agent_steps, True) for name, run in found.items()]
     timings = harness.take_turns(peers, runs, _SETTLE)
@@ -709,7 +714,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "agrees": all(entry["agrees"] for r in results for entry in r["peers"]),
     }
     if options.alternatives:
-        report["alternatives"] = [alternatives(c, runs) for c in chosen if c.reference]
+        two = [case for case in chosen if case.reference or case.name == "restless"]
+        report["alternatives"] = [alternatives(case, runs) for case in two]
         for entry in report["alternatives"]:
             print(f"\nchoices inside bnjax, {entry['case']}, M steps/s:")
             for name, row in entry["choices"].items():

@@ -607,6 +607,11 @@ def test_bad_input(options, message):
         bn.simulate(two_models(0.7, 0.6, 0), KEY, **{"num_agents": 5, "num_steps": 10, **options})
 
 
+def test_numbers_of_steps_have_32_bits(x64):
+    with pytest.raises(ValueError, match="must be at most 1073741824 in float64"):
+        bn.simulate(one_axis(0.7, 0.6), KEY, num_agents=1, num_steps=2**31)
+
+
 def test_arguments_of_another_type_are_refused_in_words():
     # Without the checks of types that these tests run under, as users have it.
     script = """

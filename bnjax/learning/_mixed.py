@@ -35,8 +35,10 @@ def run_mixed(
     settled_play = by_moments(believer, keys, num_steps, excludes)
 
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
-        # Agents who all wait for the slowest of them: they should meet rarely.
-        soon = jnp.minimum(until, _LONGER * jnp.maximum(start, DEGREE))
+        # Agents who meet wait for the slowest of them: that should be rare. (No product of what
+        # may be the largest integer.)
+        late = start > until // _LONGER
+        soon = jnp.where(late, until, jnp.minimum(until, _LONGER * jnp.maximum(start, DEGREE)))
         recent = start - lives.since < DEGREE
         restless = 2 * recent.sum() > recent.size
         return lax.cond(

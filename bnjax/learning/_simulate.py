@@ -36,6 +36,7 @@ from ._results import Simulation
 
 # Simulators that keep agents in the vector lanes; the second is a part of the third.
 _IN_LANES = {"blocked": run_blocked, "moments": run_moments, "mixed": run_mixed}
+_MOST_STEPS = 2**30  # numbers of steps are integers of 32 bits
 # Weights of a tile on a CPU: they should stay in the second-level cache.
 _TILE_CPU, _TILE_ACCELERATOR = 32_768, 4_194_304
 _MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 512, 65_536
@@ -128,10 +129,11 @@ def simulate(
         raise ValueError(f"`record` must be bn.Trajectory, bn.Running or None; got {record!r}.")
     prior = _log_prior(log_prior, problem, num_agents)
     dtype = problem.log_prior.dtype
-    if num_steps > 2 ** (jnp.finfo(dtype).nmant + 1):
+    most = min(2 ** (jnp.finfo(dtype).nmant + 1), _MOST_STEPS)
+    if num_steps > most:
         raise ValueError(
-            f"`num_steps` must be at most {2 ** (jnp.finfo(dtype).nmant + 1)} in {dtype}, whose "
-            f"counts are exact no further; got {num_steps}."
+            f"`num_steps` must be at most {most} in {dtype}, where steps are counted exactly no "
+            f"further; got {num_steps}."
         )
     if isinstance(record, Trajectory) and record.every > num_steps:
         raise ValueError(
