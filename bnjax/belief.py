@@ -76,7 +76,8 @@ class Likelihood(eqx.Module):
     ) -> Float[Array, "*batch"]:
         """How far rounding may have moved `log_belief`, in nats: mean over models by ``weight``.
 
-        The sizes of all terms of a sum, as sums over the models first: a product of matrices.
+        The sizes of all terms of a sum, as sums over the models first: a product of matrices; and
+        something for the prior and the exponential, which are rounded before anything is seen.
         """
         flat = jnp.abs(self.log_ratio.reshape(self.log_ratio.shape[0], -1))
         # Weights may be so large that only a sum of them is in range, and no multiple of it.
@@ -87,7 +88,7 @@ class Likelihood(eqx.Module):
         means = jnp.dot(rows, weight, precision=lax.Precision.HIGHEST)
         total = jnp.maximum(means[0], jnp.finfo(flat.dtype).tiny)
         moved = [sums[k] * (means[k + 1] / total) for k in range(flat.shape[1])]
-        return self._unit() * reduce(add, moved)
+        return self._unit() * reduce(add, moved) + 8 * float(jnp.finfo(flat.dtype).eps)
 
     def _unit(self) -> float:
         """Rounding of a log-weight, as a share of the sizes of what it is the sum of."""

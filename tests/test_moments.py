@@ -10,8 +10,8 @@ import pytest
 
 import bnjax as bn
 from bnjax._numerics import fast_exp
+from bnjax.learning import _mixed, _simulate
 from bnjax.learning import _moments as moments
-from bnjax.learning import _simulate
 from bnjax.learning._agent import Agent
 from tests.oracles.random_problems import random_problem
 from tests.test_simulate import ENGINES, assert_same_lives, one_axis, plainly
@@ -30,7 +30,9 @@ def run(problem, num_steps=300, engine="moments", **options):
     """A population by this simulator, which the default one has a part in, and the plain one."""
     policy = options.get("policy", bn.BestResponse())
     memory, record = bn.PerfectMemory(), options.get("record")
-    assert _simulate._engine(problem, policy, memory, record, 64) == "mixed"
+    own = options.get("log_prior") is not None
+    want = "moments" if own else "mixed"
+    assert _simulate._engine(problem, policy, memory, record, 64, own) == want
     options = {"num_agents": 128, "num_steps": num_steps, "tile": 64, **options}
     return ENGINES[engine](problem, KEY, **options), plainly(problem, KEY, **options)
 
@@ -144,10 +146,9 @@ def test_lives_under_priors_of_their_own():
     assert_same_lives(*run(problem, log_prior=3 * priors), but=0.02)
 
 
-@pytest.mark.parametrize("engine", ["moments", "mixed"])
-def test_snapshots_are_those_of_the_plain_simulator(engine):
+def test_snapshots_are_those_of_the_plain_simulator():
     record = bn.Trajectory(50, beliefs=True)
-    found, plain = run(one_axis(0.7, 0.6), engine=engine, record=record)
+    found, plain = run(one_axis(0.7, 0.6), engine="mixed", record=record)
     for name in ("action_counts", "intended", "mean_theta", "belief"):
         a, b = (np.asarray(getattr(x.trajectory, name)) for x in (found, plain))
         np.testing.assert_allclose(a, b, atol=2e-4)
@@ -170,7 +171,7 @@ def test_rare_events_shorten_blocks():
     assert_same_lives(*run(problem), but=0.02)
 
 
-@pytest.mark.parametrize("engine", ["mixed", "moments", "blocked"])
+@pytest.mark.parametrize("engine", ["moments", "blocked"])
 @pytest.mark.parametrize("rate", [1e-3, 1e-4, 1e-6, 1e-30])
 def test_models_that_are_next_to_certain(rate, engine):
     """Whose log-odds lie off the lattice of ties, so that nobody is in doubt, ever."""
@@ -209,9 +210,36 @@ def test_who_decides_what_this_simulator_serves():
         (bn.BestResponse(), bn.Trajectory(5), "blocked"),
         (bn.EpsilonGreedy(0.1), bn.Trajectory(50), "mixed"),
     ):
-        assert _simulate._engine(problem, policy, memory, record, 64) == want
+        assert _simulate._engine(problem, policy, memory, record, 64, False) == want
     three = bn.Problem(**random_problem(0, num_actions=3, num_consequences=2))
-    assert _simulate._engine(three, bn.BestResponse(), memory, None, 64) == "blocked"
+    assert _simulate._engine(three, bn.BestResponse(), memory, None, 64, False) == "blocked"
+
+
+@pytest.mark.parametrize(("p_honest", "at_own_pace"), [(0.35, False), (0.6, True)])
+def test_which_play_is_restless(p_honest, at_own_pace, monkeypatch):
+    """Blocks of moments leave a mark that nobody else could."""
+
+    def marked(*args):
+        advance = moments.by_moments(*args)
+
+        def mark(*args):
+            lives, until = advance(*args)
+            return lives._replace(intended=lives.intended + 7), until
+
+        return mark
+
+    monkeypatch.setattr(_mixed, "by_moments", marked)
+    jax.clear_caches()
+    problem = one_axis(0.4 if p_honest == 0.35 else 0.7, p_honest)
+    found = bn.simulate(problem, KEY, num_agents=64, num_steps=200, tile=64)
+    assert ((np.asarray(found.intended) >= 7) == at_own_pace).all()
+    jax.clear_caches()
+
+
+def test_derivative_of_the_fast_exponential():
+    numbers = jnp.linspace(-80.0, 80.0, 101)
+    value, slope = jax.jvp(fast_exp, (numbers,), (jnp.full_like(numbers, 2.0),))
+    np.testing.assert_array_equal(slope, 2 * value)
 
 
 def test_fast_exponential():

@@ -343,6 +343,53 @@ def test_blocked_equals_plain_where_beliefs_swing_far():
         assert_same_lives(found, plain)
 
 
+def test_what_is_left_may_be_far_below_what_was_ruled_out():
+    """Models that the weights of others would have flushed to zero decide after these are dead."""
+    problem = bn.Problem(
+        [[0.1, 0.9], [0.5, 0.5]],
+        [
+            [[0.0, 1.0], [0.5, 0.5]],
+            [[0.4, 0.6], [0.55, 0.45]],
+            [[0.3, 0.7], [0.35, 0.65]],
+            [[1e-5, 1 - 1e-5], [0.5, 0.5]],
+        ],
+        [[0.0, 1.0], [0.8, 0.8]],
+        log_prior=[0.0, -180.0, -181.0, -400.0],
+    )
+    options = {"num_agents": 128, "num_steps": 100, "tile": 128}
+    plain = plainly(problem, KEY, **options)
+    for engine in ("moments", "blocked"):
+        assert_same_lives(ENGINES[engine](problem, KEY, **options), plain)
+
+
+@pytest.mark.parametrize("num_steps", [1, 33])
+def test_few_steps_by_every_simulator(num_steps):
+    options = {"num_agents": 64, "num_steps": num_steps, "tile": 64}
+    problem = one_axis(0.4, 0.35)
+    plain = plainly(problem, KEY, **options)
+    assert num_steps > 1 or not np.asarray(plain.switches)[:, 0].any()
+    for engine in ("moments", "blocked"):
+        assert_same_lives(ENGINES[engine](problem, KEY, **options), plain)
+
+
+@pytest.mark.parametrize("engine", [None, "blocked"])
+def test_other_agents_priors_never_change_a_life(engine):
+    """Of 31 agents, to whom 33 come with priors that settle play at once, or rule out models."""
+    rates = jnp.linspace(0.05, 0.95, 16)
+    rates = jnp.stack([rates, 1 - rates], axis=1).at[0, 0].set(1.0)
+    models = jnp.stack([1 - rates, rates], axis=-1)
+    problem = bn.Problem([[0.6, 0.4], [0.65, 0.35]], models, [[0.0, 1.0]] * 2)
+    mine = np.random.default_rng(3).normal(size=(31, 16))
+    sure = np.where(np.arange(16) < 2, 0.0, -300.0)
+    options = {"num_steps": 1000, "tile": 64}
+    simulate = bn.simulate if engine is None else ENGINES[engine]
+    few = simulate(problem, KEY, num_agents=31, log_prior=mine, **options)
+    all_priors = np.concatenate([mine, np.tile(sure, (33, 1))])
+    many = simulate(problem, KEY, num_agents=64, log_prior=all_priors, **options)
+    for name in ("frequency", "since", "switches", "log_belief"):
+        np.testing.assert_array_equal(getattr(few, name), np.asarray(getattr(many, name))[:31])
+
+
 def test_a_model_that_is_ruled_out_never_returns():
     problem = bn.Problem(
         [[0.05, 0.95], [0.5, 0.5]],

@@ -59,8 +59,12 @@ class StepTable(NamedTuple):
     top: float
 
 
-def step_table(agent: Agent) -> StepTable:
-    """What the steps of a block look up, on a GPU too."""
+def step_table(agent: Agent, own: bool, excludes: bool) -> StepTable:
+    """What the steps of a block look up, on a GPU too.
+
+    A block ends for all agents of a tile where one of them rules out a model. If priors are their
+    ``own``, that depends on how many agents there are; then each step is a block.
+    """
     likelihood: Likelihood = agent.likelihood
     num_models = likelihood.log_ratio.shape[0]
     out = likelihood.ruled_out.reshape(num_models, -1)
@@ -73,6 +77,8 @@ def step_table(agent: Agent) -> StepTable:
         ones = jnp.ones((num_models, 1), features.dtype)
         features = jnp.concatenate([features / scale_of(features), ones], axis=1)
     steps, top = steps_between_refreshes(largest_log_range(likelihood), num_models)
+    if own and excludes:
+        steps = jnp.ones_like(steps)
     return StepTable(factors, features.T, steps, top)
 
 
@@ -119,7 +125,7 @@ def in_blocks(
     agent, num_lanes = believer.agent, keys.shape[1]
     num_actions, num_features = agent.nothing().shape
     dtype = agent.likelihood.log_ratio.dtype
-    table = step_table(agent)
+    table = step_table(agent, believer.prior.shape[1] > 1, excludes)
     assert isinstance(agent.problem.consequence, Categorical)  # as `can_run_blocked` saw to
     probs = agent.problem.consequence.probs
     exploration = agent.trembles()

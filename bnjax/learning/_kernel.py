@@ -104,7 +104,7 @@ def run_kernel(
         return jnp.pad(array, ((0, 0), (0, missing)), constant_values=value)
 
     log_ratio = likelihood.log_ratio.reshape(num_models, num_codes)
-    looked_up = step_table(agent)
+    looked_up = step_table(agent, log_prior.ndim == 2, excludes)
     scale_free = agent.policy.scale_free
     truth: Any = problem.consequence
     leaves, structure = jax.tree.flatten(agent.policy)
@@ -161,7 +161,7 @@ def run_kernel(
             peak = log.max(0)
             weight = jnp.exp(log - jnp.where(peak > -jnp.inf, peak, 0.0)[None])
             total = jnp.maximum(weight.sum(0), jnp.finfo(dtype).tiny)
-            slack = (weight * rounding).sum(0) / total
+            slack = (weight * rounding).sum(0) / total + 8 * float(jnp.finfo(dtype).eps)
             deadly = ()
             if excludes:
                 alive = (log > -jnp.inf).astype(dtype)

@@ -203,7 +203,7 @@ def _plan(
     """How to simulate, whatever the number of agents; and bytes of an agent: results, memory."""
     problem, policy, memory = population.problem, population.policy, population.memory
     lanes = _lanes(problem.num_models) if tile is None else tile
-    engine = _engine(problem, policy, memory, record, lanes)
+    engine = _engine(problem, policy, memory, record, lanes, population.log_prior.ndim == 2)
     excludes = engine != "plain" and _excludes(problem)
     plan = _Plan(num_steps, record, lanes, engine, excludes, 1)
     each, remembered = _bytes(plan, population)
@@ -240,15 +240,20 @@ def _engine(
     memory: AbstractMemory,
     record: Record,
     lanes: int,
+    own: bool,
 ) -> str:
-    """Which simulator to use: the fastest that serves."""
+    """Which simulator to use: the fastest that serves.
+
+    Where priors are the agents' own, those in a tile depend on how many agents there are: then
+    nothing about all of them may decide what is done with one.
+    """
     if not can_run_blocked(problem, memory, record):
         return "plain"
     backend = jax.default_backend()
     if backend == "gpu" and can_run_kernel(problem, policy, lanes, record):
         return "kernel"
     if backend == "cpu" and can_run_moments(problem, policy, memory, record):
-        return "mixed"
+        return "moments" if own else "mixed"
     return "blocked"
 
 
