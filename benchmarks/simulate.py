@@ -54,6 +54,7 @@ class Case:
     num_agents, num_steps : N and T.
     policy, memory : for NumPy; None is best response, and perfect.
     reference : whether the targets are meant for it.
+    settles : whether agents come to keep to an action.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Case:
     policy: baseline.Policy | None = None
     memory: baseline.Memory | None = None
     reference: bool = False
+    settles: bool = True
 
     @property
     def num_models(self) -> int:
@@ -145,7 +147,9 @@ def cases(quick: bool, large: bool, on_gpu: bool) -> list[Case]:
         return [*found, gaussian]
     found.append(Case("axis", "sycophancy axis", axis_problem(64), agents, steps))
     restless = axis_problem(64, 0.4, 0.35)  # no equilibrium in pure actions
-    found.append(Case("restless", "axis, play never settles", restless, agents, steps))
+    found.append(
+        Case("restless", "axis, play never settles", restless, agents, steps, settles=False)
+    )
     for models in (8, 512):
         name = f"general, M = {models}"
         found.append(Case(name, "random models", general_problem(models), agents, steps))
@@ -394,7 +398,8 @@ def bound(case: Case, speed: float, rates: dict[str, float]) -> dict[str, Any]:
     problem: Any = arguments["problem"]
     randomised = case.policy is not None and case.policy.randomised
     blocked = isinstance(case.problem, baseline.Categorical) and case.memory is None
-    by_moments = moments.can_run_moments(problem, arguments["policy"], arguments["memory"], None)
+    served = moments.can_run_moments(problem, arguments["policy"], arguments["memory"], None)
+    by_moments = served and case.settles
     block, updates, products = 1.0, 0, 0.0
     if by_moments:
         block = float(moments.DEGREE)
