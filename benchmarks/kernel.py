@@ -19,8 +19,9 @@ import numpy as np
 
 import bnjax as bn
 from bnjax.learning._agent import Agent
-from bnjax.learning._blocked import run_blocked
+from bnjax.learning._blocked import in_blocks
 from bnjax.learning._kernel import run_kernel
+from bnjax.learning._lives import live
 from bnjax.learning._random import agent_keys
 
 from . import _harness as harness
@@ -45,7 +46,7 @@ def measure(num_models: int, size: tuple[int, int], runs: int, interpret: bool) 
 
     @eqx.filter_jit
     def loop(agent: Agent, keys: Any) -> Any:
-        return run_blocked(agent, agent.log_prior, keys, num_steps, None, False)
+        return live(in_blocks, agent, agent.log_prior, keys, num_steps, None, False)
 
     def peer(name: str, run: Callable[..., Any]) -> harness.Peer:
         def once() -> np.ndarray:

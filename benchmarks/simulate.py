@@ -264,21 +264,24 @@ def runners(case: Case, threads: int) -> dict[str, Runner]:
             found["NumPy, moments, tuned"] = numpy("moments", **tuned | wide)
     if case.is_plain:
         if jax.default_backend() == "gpu":
-            found["bnjax, without the kernel"] = Runner(lambda seed: _without_kernel(library, seed))
+            found["bnjax, without the kernel"] = _by("blocked", library)
         found |= _optional(case, threads)
     return found
 
 
-def _without_kernel(library: Callable[[int], Any], seed: int) -> Any:
-    """What XLA alone makes of it."""
+def _by(engine: str, function: Callable[[int], Any]) -> Runner:
+    """By one of the simulators of bnjax, also where another would be chosen."""
     from bnjax.learning import _simulate as inside
 
-    kept = inside.can_run_kernel
-    inside.can_run_kernel = lambda *_: False
-    try:
-        return library(seed)
-    finally:
-        inside.can_run_kernel = kept
+    def run(seed: int) -> Any:
+        kept = inside._engine
+        inside._engine = lambda *_: engine
+        try:
+            return function(seed)
+        finally:
+            inside._engine = kept
+
+    return Runner(run)
 
 
 def installed(name: str) -> bool:
@@ -473,32 +476,17 @@ def _print(result: dict[str, Any]) -> None:
 
 def alternatives(case: Case, runs: int) -> dict[str, Any]:
     """Choices of bnjax: width of tiles, and each of its simulators alone."""
-    from bnjax.learning import _simulate as inside
-
     arguments = to_bnjax(case)
 
-    def with_tile(tile: int | None) -> Runner:
-        return Runner(
-            lambda seed: jax.block_until_ready(
-                bn.simulate(key=jax.random.key(seed), tile=tile, **arguments)
-            )
+    def with_tile(tile: int | None) -> Callable[[int], Any]:
+        return lambda seed: jax.block_until_ready(
+            bn.simulate(key=jax.random.key(seed), tile=tile, **arguments)
         )
 
-    def by(engine: str) -> Runner:
-        def run(seed: int) -> Any:
-            kept = inside._engine
-            inside._engine = lambda *_: engine
-            try:
-                return jax.block_until_ready(bn.simulate(key=jax.random.key(seed), **arguments))
-            finally:
-                inside._engine = kept
-
-        return Runner(run)
-
     widths = [64, 128, 256, 512, 1024, 2048]
-    found = {f"tile {width}": with_tile(width) for width in widths if width <= case.num_agents}
-    found["default"] = with_tile(None)
-    found |= {name: by(name) for name in ("plain", "blocked", "moments")}
+    found = {f"tile {n}": Runner(with_tile(n)) for n in widths if n <= case.num_agents}
+    found["default"] = Runner(with_tile(None))
+    found |= {name: _by(name, with_tile(None)) for name in ("plain", "blocked", "moments")}
     firsts = {name: runner.first() for name, runner in found.items()}
     peers = [harness.Peer(name, run, case.agent_steps, True) for name, run in found.items()]
     timings = harness.take_turns(peers, runs, _SETTLE)

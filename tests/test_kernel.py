@@ -9,8 +9,9 @@ import pytest
 import bnjax as bn
 from bnjax.learning import _simulate as inside
 from bnjax.learning._agent import Agent
-from bnjax.learning._blocked import run_blocked
+from bnjax.learning._blocked import in_blocks
 from bnjax.learning._kernel import can_run_kernel, run_kernel
+from bnjax.learning._lives import live
 from bnjax.learning._random import agent_keys
 
 ON_GPU = jax.default_backend() == "gpu"
@@ -38,7 +39,7 @@ def both(problem, policy, exploration=0.0, log_prior=None):
 
     @eqx.filter_jit
     def run(agent, prior, keys):
-        slow = run_blocked(agent, prior, keys, STEPS, None, excludes)
+        slow = live(in_blocks, agent, prior, keys, STEPS, None, excludes)
         return slow, run_kernel(agent, prior, keys, STEPS, excludes, interpret=not ON_GPU)
 
     return run(agent, prior, keys)

@@ -30,8 +30,7 @@ from ..belief import (
 from ..problem import AbstractFiniteProblem
 from ..response import tremble
 from ._agent import Agent
-from ._lives import Advance, Believer, Lives, live
-from ._plain import Tile
+from ._lives import Advance, Believer, Lives
 from ._random import words
 from ._record import Record, Running, Trajectory, end_of_quarter, in_quarters
 
@@ -93,27 +92,6 @@ def scale_of(features: Array) -> Array:
     return jnp.where(size > 0, size, 1.0)
 
 
-def run_blocked(
-    agent: Agent,
-    log_prior: Float[Array, "*agents models"],
-    keys: UInt32[Array, "2 agents"],
-    num_steps: int,
-    record: Record,
-    excludes: bool,
-) -> Tile:
-    """Simulate a tile of agents.
-
-    Parameters
-    ----------
-    agent, log_prior, keys, num_steps, record : as for `run_plain`.
-    excludes : whether some model may rule out what happens. Then weights are made anew after an
-        observation that does so for the first time: what is left may be far below what was.
-    """
-    believer = Believer.of(agent, log_prior)
-    advance = in_blocks(believer, keys, num_steps, record, excludes)
-    return live(believer, keys.shape[1], advance, num_steps, record)
-
-
 def in_blocks(
     believer: Believer,
     keys: UInt32[Array, "2 agents"],
@@ -121,7 +99,7 @@ def in_blocks(
     record: Record,
     excludes: bool,
 ) -> Advance:
-    """How to advance, all agents at one pace: parameters as for `run_blocked`."""
+    """A way to `live`: all agents at one pace."""
     agent, num_lanes = believer.agent, keys.shape[1]
     num_actions, num_features = agent.nothing().shape
     dtype = agent.likelihood.log_ratio.dtype

@@ -42,7 +42,7 @@ _WEIGHTS = 64  # of a thread, in registers
 def can_run_kernel(
     problem: AbstractFiniteProblem, policy: AbstractPolicy, lanes: int, record: Record
 ) -> bool:
-    """Whether the kernel serves what `run_blocked` does: two actions, final statistics only."""
+    """Whether the kernel serves what `in_blocks` does: two actions, final statistics only."""
     return (
         CompilerParams is not None
         and record is None
@@ -87,7 +87,7 @@ def run_kernel(
 
     Parameters
     ----------
-    agent, log_prior, keys, num_steps, excludes : as for `run_blocked`.
+    agent, log_prior, keys, num_steps, excludes : as for `live`.
     interpret : run it without a GPU, slowly, for tests.
     """
     problem, likelihood = agent.problem, agent.likelihood

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .._numerics import added_product, fast_exp
 from ._agent import Agent
@@ -127,24 +127,31 @@ class Believer(NamedTuple):
 
 
 Advance = Callable[[Lives, Array, Array], tuple[Lives, Array]]
+Way = Callable[[Believer, UInt32[Array, "2 agents"], int, Record, bool], Advance]
 
 
 def live(
-    believer: Believer,
-    num_lanes: int,
-    advance: Advance,
+    way: Way,
+    agent: Agent,
+    log_prior: Float[Array, "*agents models"],
+    keys: UInt32[Array, "2 agents"],
     num_steps: int,
     record: Record,
+    excludes: bool,
 ) -> Tile:
     """Simulate a tile of agents.
 
     Parameters
     ----------
-    believer, num_lanes : who they are, and how many.
-    advance : (lives, start, until) -> (lives, stop): takes all agents from step ``start`` to
-        ``stop``, which is later, and ``until`` at most.
-    num_steps, record : as for `run_plain`.
+    way : (believer, keys, num_steps, record, excludes) -> advance; and that is (lives, start,
+        until) -> (lives, stop), which takes all agents from step ``start`` to ``stop``, which is
+        later, and ``until`` at most.
+    agent, log_prior, keys, num_steps, record : as for `run_plain`.
+    excludes : whether some model may rule out what happens. Then weights are made anew after an
+        observation that does so for the first time: what is left may be far below what was.
     """
+    believer, num_lanes = Believer.of(agent, log_prior), keys.shape[1]
+    advance = way(believer, keys, num_steps, record, excludes)
     num_actions, num_features = believer.agent.nothing().shape
 
     def segment(state: tuple, until: Array) -> tuple[tuple, Lives | None]:

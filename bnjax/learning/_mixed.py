@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, UInt32
 
-from ._agent import Agent
 from ._blocked import in_blocks
-from ._lives import Believer, Lives, live
+from ._lives import Advance, Believer, Lives
 from ._moments import DEGREE, by_moments
-from ._plain import Tile
 from ._record import Record
 
 _LONGER = 16  # times as long as agents have lived, at most, before they are looked at again
 
 
-def run_mixed(
-    agent: Agent,
-    log_prior: Float[Array, "*agents models"],
+def mixed(
+    believer: Believer,
     keys: UInt32[Array, "2 agents"],
     num_steps: int,
     record: Record,
     excludes: bool,
-) -> Tile:
-    """Simulate a tile of agents: parameters as for `run_blocked`."""
-    believer = Believer.of(agent, log_prior)
+) -> Advance:
+    """A way to `live`: at one pace as long as half the agents have changed their minds lately."""
     restless_play = in_blocks(believer, keys, num_steps, record, excludes)
-    settled_play = by_moments(believer, keys, num_steps, excludes)
+    settled_play = by_moments(believer, keys, num_steps, record, excludes)
 
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
         # Agents who meet wait for the slowest of them: that should be rare. (No product of what
@@ -48,4 +44,4 @@ def run_mixed(
             lives,
         )
 
-    return live(believer, keys.shape[1], advance, num_steps, record)
+    return advance

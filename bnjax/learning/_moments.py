@@ -36,8 +36,7 @@ from ..belief import AbstractMemory, PerfectMemory, weight_range
 from ..problem import AbstractFiniteProblem
 from ..response import AbstractPolicy, tremble
 from ._agent import Agent
-from ._lives import Advance, Believer, Lives, live
-from ._plain import Tile
+from ._lives import Advance, Believer, Lives
 from ._random import words
 from ._record import Record, Running, Trajectory, in_quarters, quarters
 
@@ -81,24 +80,14 @@ class _Table(NamedTuple):
     steps: Int[Array, ""]  # most steps of a block
 
 
-def run_moments(
-    agent: Agent,
-    log_prior: Float[Array, "*agents models"],
+def by_moments(
+    believer: Believer,
     keys: UInt32[Array, "2 agents"],
     num_steps: int,
     record: Record,
     excludes: bool,
-) -> Tile:
-    """Simulate a tile of agents: parameters as for `run_blocked`."""
-    believer = Believer.of(agent, log_prior)
-    advance = by_moments(believer, keys, num_steps, excludes)
-    return live(believer, keys.shape[1], advance, num_steps, record)
-
-
-def by_moments(
-    believer: Believer, keys: UInt32[Array, "2 agents"], num_steps: int, excludes: bool
 ) -> Advance:
-    """How to advance, each agent at its own pace: parameters as for `run_blocked`."""
+    """A way to `live`: each agent at its own pace, whatever is recorded."""
     table = _table(believer.agent)
 
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:

@@ -22,11 +22,12 @@ from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, 
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
 from ._agent import Agent, as_finite
-from ._blocked import can_run_blocked, run_blocked
+from ._blocked import can_run_blocked, in_blocks
 from ._kernel import can_run_kernel, run_kernel
+from ._lives import live
 from ._memory_limit import check_fits
-from ._mixed import run_mixed
-from ._moments import can_run_moments, run_moments
+from ._mixed import mixed
+from ._moments import by_moments, can_run_moments
 from ._outcome import outcome_of
 from ._own import check_own
 from ._plain import Tile, run_plain
@@ -34,8 +35,8 @@ from ._random import agent_keys
 from ._record import Record, Running, Trajectory, quarters
 from ._results import Simulation
 
-# Simulators that keep agents in the vector lanes; the second is a part of the third.
-_IN_LANES = {"blocked": run_blocked, "moments": run_moments, "mixed": run_mixed}
+# Simulators that keep agents in the vector lanes; the third is made of the others.
+_IN_LANES = {"blocked": in_blocks, "moments": by_moments, "mixed": mixed}
 _MOST_STEPS = 2**30  # numbers of steps are integers of 32 bits
 # Weights of a tile on a CPU: they should stay in the second-level cache.
 _TILE_CPU, _TILE_ACCELERATOR = 32_768, 4_194_304
@@ -322,8 +323,8 @@ def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
     if plan.engine == "kernel":
         done = run_kernel(agent, prior, keys, plan.num_steps, plan.excludes)
     elif plan.engine in _IN_LANES:
-        run = _IN_LANES[plan.engine]
-        done = run(agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
+        way = _IN_LANES[plan.engine]
+        done = live(way, agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
     else:
         done = run_plain(agent, prior, keys, plan.num_steps, plan.record)
     return _simulation(plan, agent, done, _makes_sense(population, prior))
