@@ -36,7 +36,8 @@ def as_float(name: str, value: ArrayLike | Sequence[Any], ndim: int | None = Non
         raise ValueError(f"`{name}` must be real; got dtype {array.dtype}.")
     exact = not jnp.issubdtype(array.dtype, jnp.floating)
     # Also strips JAX's weak type, for which the same shapes would be compiled anew.
-    array = array.astype(jnp.result_type(float) if exact else array.dtype)
+    if exact or array.weak_type:
+        array = array.astype(jnp.result_type(float) if exact else array.dtype)
     if ndim == 0 and array.ndim:
         raise ValueError(f"{wanted}; got shape {array.shape}.")
     if ndim is not None and array.ndim != ndim:

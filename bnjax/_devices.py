@@ -2,10 +2,15 @@
 
 import functools
 import math
+from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ._check import is_typed_key
 
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec("devices")
 _ALIGNMENT = 64  # bytes, of XLA's buffers on CPUs
@@ -34,6 +39,44 @@ def host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     room = np.empty(size + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
     return room[start : start + size].view(dtype).reshape(shape)
+
+
+def packed(tree: Any) -> tuple[Any, list[Any]]:
+    """(layout, arrays) of a pytree: what `unpacked` makes it of again, and the layout is hashable.
+
+    A compiled call takes some time for each array that it has to copy to several devices. On a CPU
+    all that are of a type are put in one vector; elsewhere they are left where they are.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    on_host = jax.default_backend() == "cpu"
+    layout, arrays, pieces = [], [], {}
+    for leaf in leaves:
+        if not eqx.is_array(leaf):
+            layout.append((None, leaf))
+        elif on_host and not is_typed_key(leaf) and not getattr(leaf, "committed", False):
+            layout.append((leaf.dtype, leaf.shape))
+            pieces.setdefault(leaf.dtype, []).append(np.asarray(leaf).ravel())
+        else:
+            layout.append((len(arrays), None))
+            arrays.append(leaf)
+    vectors = [np.concatenate(x) for x in pieces.values()]
+    return (structure, tuple(layout), tuple(pieces)), arrays + vectors
+
+
+def unpacked(layout: Any, arrays: list[Any]) -> Any:
+    """The inverse of `packed`."""
+    structure, leaves, kinds = layout
+    rest = dict(zip(kinds, arrays[len(arrays) - len(kinds) :], strict=True))
+
+    def leaf(kind: Any, what: Any) -> Any:
+        if kind is None:
+            return what
+        if isinstance(kind, int):
+            return arrays[kind]
+        taken, rest[kind] = jnp.split(rest[kind], [math.prod(what)])
+        return taken.reshape(what)
+
+    return jax.tree.unflatten(structure, [leaf(*x) for x in leaves])
 
 
 @functools.cache

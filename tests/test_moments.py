@@ -140,6 +140,19 @@ def test_lives_whose_play_settles_after_a_while():
     assert_same_lives(found, plain, but=0.02)
 
 
+@pytest.mark.parametrize("num_agents", [40, 64, 100, 300])
+def test_lanes_that_many_agents_share_change_no_life(num_agents, monkeypatch):
+    """Of the last tiles some are not there, of the last agents some are not wanted."""
+    for problem in (one_axis(0.7, 0.6), one_axis(0.4, 0.35)):  # play that settles, or never
+        found = {}
+        for most in (1, 4):
+            monkeypatch.setattr(_simulate, "_QUEUE", most)
+            found[most] = bn.simulate(problem, KEY, num_agents=num_agents, num_steps=700, tile=16)
+        for a, b in zip(*map(jax.tree.leaves, found.values()), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert np.unique(found[4].since).size > 10
+
+
 def test_lives_under_priors_of_their_own():
     problem = two_by_two(5)
     priors = jax.random.normal(jax.random.key(1), (128, problem.num_models))
@@ -217,18 +230,14 @@ def test_who_decides_what_this_simulator_serves():
 
 @pytest.mark.parametrize(("p_honest", "at_own_pace"), [(0.35, False), (0.6, True)])
 def test_which_play_is_restless(p_honest, at_own_pace, monkeypatch):
-    """Blocks of moments leave a mark that nobody else could."""
+    """Who lives on by moments bears a mark that nothing else could leave."""
+    in_turn = _mixed._in_turn
 
-    def marked(*args):
-        advance = moments.by_moments(*args)
+    def marked(block, keys, lives, until):
+        lived = in_turn(block, keys, lives, until)
+        return lived._replace(intended=lived.intended + 7 * (lives.time < until).astype(jnp.int32))
 
-        def mark(*args):
-            lives, until = advance(*args)
-            return lives._replace(intended=lives.intended + 7), until
-
-        return mark
-
-    monkeypatch.setattr(_mixed, "by_moments", marked)
+    monkeypatch.setattr(_mixed, "_in_turn", marked)
     jax.clear_caches()
     problem = one_axis(0.4 if p_honest == 0.35 else 0.7, p_honest)
     found = bn.simulate(problem, KEY, num_agents=64, num_steps=200, tile=64)

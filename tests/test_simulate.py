@@ -102,6 +102,22 @@ def test_threefry_has_its_known_answers(key, counter, want):
     assert tuple(int(x[0]) for x in threefry(*pairs)) == want
 
 
+@pytest.mark.parametrize("kind", ["threefry2x32", "raw"])
+def test_keys_of_agents_are_what_jax_makes_of_theirs(kind):
+    agents = jnp.asarray([0, 1, 2, 1000, 2**31 - 1], jnp.int32)
+    key = jax.random.PRNGKey(7) if kind == "raw" else jax.random.key(7, impl=kind)
+    each = [jax.random.bits(jax.random.fold_in(key, i), (2,), jnp.uint32) for i in agents]
+    np.testing.assert_array_equal(agent_keys(key, agents), jnp.stack(each, axis=1))
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_the_key_of_an_agent_depends_on_nobody_else(kind):
+    key = jax.random.key(7, impl=kind)
+    many = agent_keys(key, jnp.arange(100))
+    np.testing.assert_array_equal(many[:, 40:43], agent_keys(key, jnp.arange(40, 43)))
+    assert np.unique(np.asarray(many)).size == 200
+
+
 def test_streams_look_random():
     """Bits are even, and neighbours in step, in agent and in word are independent (99.9%)."""
     keys = agent_keys(KEY, jnp.arange(256))
@@ -473,12 +489,12 @@ def test_only_the_key_may_be_traced(log_prior):
 def test_one_compilation_for_all_values():
     problem = one_axis(0.4, 0.4)
     bn.simulate(problem, KEY, num_agents=100, num_steps=20, tile=32)
-    before = _simulate._compiled()._cached._cache_size()
+    before = _simulate._compiled()._cache_size()
     for p, num_agents in [(0.3, 100), (0.9, 101)]:
         bn.simulate(
             one_axis(p, 0.6), jax.random.key(5), num_agents=num_agents, num_steps=20, tile=32
         )
-    assert _simulate._compiled()._cached._cache_size() == before
+    assert _simulate._compiled()._cache_size() == before
 
 
 # What is kept
@@ -758,7 +774,7 @@ def test_statistics_of_ones_own_may_start_from_a_number():
         bn.simulate(TOSSES, KEY, num_agents=5, num_steps=20, record=count)
 
 
-@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("most", [1, 3, 6])
 def test_room_for_tiles_changes_nothing(most, monkeypatch):
     options = {"num_agents": 333, "num_steps": 50, "tile": 32}
     want = bn.simulate(TOSSES, KEY, **options)

@@ -34,7 +34,7 @@ from ._lives import Advance, Believer, Lives
 from ._random import words
 from ._record import Record, Running, Trajectory, end_of_quarter, in_quarters
 
-_DRAWS = 32  # steps whose random words are made together, at most: bits of a number
+DRAWS = 32  # steps whose random words are made together, at most: bits of a number
 _MOST_CODES = 16  # pairs of action and consequence: four bits, and as many selects
 
 
@@ -111,7 +111,7 @@ def in_blocks(
     num_codes = num_actions * num_features
     width = (num_features - 1).bit_length()  # bits of a consequence
     # No more than are used before the next snapshot.
-    num_draws = min(_DRAWS, record.every if isinstance(record, Trajectory) else num_steps)
+    num_draws = min(DRAWS, record.every if isinstance(record, Trajectory) else num_steps)
     codes = jnp.arange(num_codes, dtype=jnp.int32)[:, None]
 
     def refresh(counts: Array) -> tuple[Array, Array, Array]:

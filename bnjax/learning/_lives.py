@@ -138,8 +138,9 @@ def live(
     num_steps: int,
     record: Record,
     excludes: bool,
+    used: Int[Array, ""] | None = None,
 ) -> Tile:
-    """Simulate a tile of agents.
+    """Simulate agents.
 
     Parameters
     ----------
@@ -149,8 +150,9 @@ def live(
     agent, log_prior, keys, num_steps, record : as for `run_plain`.
     excludes : whether some model may rule out what happens. Then weights are made anew after an
         observation that does so for the first time: what is left may be far below what was.
+    used : how many of the agents are wanted (default: all); other lives end before they begin.
     """
-    believer, num_lanes = Believer.of(agent, log_prior), keys.shape[1]
+    believer, num_agents = Believer.of(agent, log_prior), keys.shape[1]
     advance = way(believer, keys, num_steps, record, excludes)
     num_actions, num_features = believer.agent.nothing().shape
 
@@ -163,7 +165,7 @@ def live(
         return state, state[0] if isinstance(record, Trajectory) else None
 
     def zeros(*rows: int) -> Array:
-        return jnp.zeros((*rows, num_lanes), jnp.int32)
+        return jnp.zeros((*rows, num_agents), jnp.int32)
 
     lives = Lives(
         counts=zeros(num_actions * num_features).astype(believer.prior.dtype),
@@ -173,6 +175,9 @@ def live(
         switches=zeros(2),
         time=zeros(),
     )
+    if used is not None:
+        wanted = jnp.arange(num_agents, dtype=jnp.int32) < used
+        lives = lives._replace(time=jnp.where(wanted, 0, jnp.int32(num_steps)))
     stops = [num_steps]
     if isinstance(record, Trajectory):
         stops = sorted({*range(record.every, num_steps + 1, record.every), num_steps})

@@ -3,17 +3,23 @@
 A block of moments ends where an agent changes its mind: 16 steps of one that does not take about
 as long as six steps in blocks, which are the same for all. Play that cycles or has just begun is
 restless, and that of perfect memories changes ever more rarely.
+
+By moments, each agent goes at its own pace, and the slowest of hundreds takes a fifth longer than
+the others. So each lane lives the lives of several agents, one after the other.
 """
 
 from __future__ import annotations
 
+from functools import reduce
+
+import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Int, UInt32
 
-from ._blocked import in_blocks
+from ._blocked import DRAWS, in_blocks
 from ._lives import Advance, Believer, Lives
-from ._moments import DEGREE, by_moments
+from ._moments import DEGREE, Block, moments_block
 from ._record import Record
 
 _LONGER = 16  # times as long as agents have lived, at most, before they are looked at again
@@ -25,23 +31,76 @@ def mixed(
     num_steps: int,
     record: Record,
     excludes: bool,
+    lanes: int,
 ) -> Advance:
-    """A way to `live`: at one pace as long as half the agents have changed their minds lately."""
-    restless_play = in_blocks(believer, keys, num_steps, record, excludes)
-    settled_play = by_moments(believer, keys, num_steps, record, excludes)
+    """A way to `live`: at one pace as long as half the agents have changed their minds lately.
+
+    Parameters
+    ----------
+    believer, keys, num_steps, record, excludes : as for any way; of one tile or of several.
+    lanes : agents of a tile. What one does depends on no other tile.
+    """
+    block = moments_block(believer, num_steps, excludes)
+    tiles = keys.reshape(2, -1, lanes)
 
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
         # Agents who meet wait for the slowest of them: that should be rare. (No product of what
         # may be the largest integer.)
         late = start > until // _LONGER
-        soon = jnp.where(late, until, jnp.minimum(until, _LONGER * jnp.maximum(start, DEGREE)))
-        recent = start - lives.since < DEGREE
-        restless = 2 * recent.sum() > recent.size
-        return lax.cond(
-            restless,
-            lambda lives: restless_play(lives, start, until),
-            lambda lives: settled_play(lives, start, soon),
-            lives,
-        )
+        soon = jnp.where(late, until, jnp.minimum(until, _LONGER * jnp.maximum(start, DRAWS)))
+
+        def settle(tile: tuple[Lives, Array]) -> Lives:
+            lives, keys = tile
+            in_step = in_blocks(believer, keys, num_steps, record, excludes)
+
+            def restless(lives: Lives) -> Array:
+                time = lives.time[0]
+                recent = time - lives.since < DEGREE
+                return (time < soon) & (2 * recent.sum() > lanes)
+
+            return lax.while_loop(
+                restless, lambda lives: in_step(lives, lives.time[0], soon)[0], lives
+            )
+
+        apart = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], -1, lanes), lives)
+        first = jax.tree.map(lambda x: jnp.moveaxis(x, -2, 0), (apart, tiles))
+        apart = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2), lax.map(settle, first))
+        apart = _in_turn(block, tiles, apart, soon)
+        return jax.tree.map(lambda x, like: x.reshape(like.shape), apart, lives), soon
 
     return advance
+
+
+def _in_turn(
+    block: Block, keys: UInt32[Array, "2 tiles lanes"], everyone: Lives, until: Int[Array, ""]
+) -> Lives:
+    """Each lane lives the lives of its agents, one in every tile, one after the other."""
+    num_tiles, lanes = keys.shape[1:]
+
+    def of(tile: Array, x: Array) -> Array:
+        """What each lane has in its tile: selects, where a gather would be slow."""
+        return reduce(
+            lambda found, i: jnp.where(tile == i, x[..., i, :], found),
+            range(1, num_tiles),
+            x[..., 0, :],
+        )
+
+    def turn(state: tuple[Lives, Array]) -> tuple[Lives, Array]:
+        everyone, tile = state
+        mine = of(tile, keys)
+        more = tile < num_tiles - 1
+
+        def busy(lives: Lives) -> Array:
+            # Whether someone is at work and nobody waits: one reduction, as it takes its time.
+            return jnp.where(lives.time < until, 1, jnp.where(more, 2, 0)).max() == 1
+
+        lives = jax.tree.map(lambda x: of(tile, x), everyone)
+        lives = lax.while_loop(busy, lambda lives: block(mine, lives, until), lives)
+        here = tile == jnp.arange(num_tiles, dtype=jnp.int32)[:, None]
+        everyone = jax.tree.map(
+            lambda whole, part: jnp.where(here, part[..., None, :], whole), everyone, lives
+        )
+        return everyone, tile + (more & (lives.time >= until)).astype(jnp.int32)
+
+    start = everyone, jnp.zeros(lanes, jnp.int32)
+    return lax.while_loop(lambda state: (state[0].time < until).any(), turn, start)[0]

@@ -22,8 +22,9 @@ agents go at their own pace.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import reduce
-from operator import add
+from operator import add, or_
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -41,6 +42,8 @@ from ._random import words
 from ._record import Record, Running, Trajectory, in_quarters, quarters
 
 DEGREE = 16  # D: most steps from one belief, whose fates are half of the bits of a word
+
+_AT_ONCE = 4  # of these, are drawn together
 
 
 def can_run_moments(
@@ -80,6 +83,19 @@ class _Table(NamedTuple):
     steps: Int[Array, ""]  # most steps of a block
 
 
+Block = Callable[[UInt32[Array, "2 agents"], Lives, Int[Array, ""]], Lives]
+
+
+def moments_block(believer: Believer, num_steps: int, excludes: bool) -> Block:
+    """(keys, lives, until) -> lives: some steps, but for agents who are at ``until``."""
+    table = _table(believer.agent)
+
+    def block(keys: Array, lives: Lives, until: Array) -> Lives:
+        return _block(believer, table, keys, lives, until, num_steps, excludes)
+
+    return block
+
+
 def by_moments(
     believer: Believer,
     keys: UInt32[Array, "2 agents"],
@@ -88,12 +104,12 @@ def by_moments(
     excludes: bool,
 ) -> Advance:
     """A way to `live`: each agent at its own pace, whatever is recorded."""
-    table = _table(believer.agent)
+    block = moments_block(believer, num_steps, excludes)
 
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
         lives = lax.while_loop(
             lambda lives: (lives.time < until).any(),
-            lambda lives: _block(believer, table, keys, lives, until, num_steps, excludes),
+            lambda lives: block(keys, lives, until),
             lives,
         )
         return lives, until
@@ -156,24 +172,36 @@ def _steps(probs: Float[Array, "models actions outcomes"]) -> Int[Array, ""]:
 
 def _foresee(agent: Agent, keys: UInt32[Array, "2 agents"], time: Int[Array, " agents"]) -> _Fates:
     """All of chance, which does not depend on beliefs."""
-    places = jnp.arange(DEGREE, dtype=jnp.uint32)[:, None]
     truth: Any = agent.problem.consequence
     exploration, dtype = agent.trembles(), truth.probs.dtype
 
-    def word(lower: Array, upper: Array) -> UInt32[Array, " agents"]:
-        both = lower.astype(jnp.uint32) | upper.astype(jnp.uint32) << DEGREE
-        return (both << places).sum(0, dtype=jnp.uint32)
+    def packed(kind: int, draw: Callable[[Array], Sequence[Array]]) -> UInt32[Array, " agents"]:
+        """Bits of two quantities from one of the two words of each step.
 
-    def play() -> Array:
-        trembles, piece, _ = tremble(
-            exploration, uniform(words(keys, time, DEGREE)[:, 1], dtype), 2
-        )
-        return word(trembles, piece)
+        A few steps at a time, written out: XLA is twice as slow where it sums over many steps.
+        """
 
-    number = uniform(words(keys, time, DEGREE)[:, 0], dtype)
-    outcomes = word(*(inverse_cdf(row[:, None, None], number) for row in truth.probs))
+        def some(first: Array) -> UInt32[Array, " agents"]:
+            bits = jnp.zeros(time.shape, jnp.uint32)
+            for i in range(_AT_ONCE):
+                word = words(keys, time + first + i, 1)[0, kind]
+                lower, upper = (x.astype(jnp.uint32) for x in draw(uniform(word, dtype)))
+                bits = bits | (lower | upper << DEGREE) << i
+            return bits
+
+        firsts = range(0, DEGREE, _AT_ONCE)
+        parts = lax.map(some, jnp.asarray(firsts, jnp.int32))
+        return reduce(or_, (part << first for part, first in zip(parts, firsts, strict=True)))
+
+    def play() -> UInt32[Array, " agents"]:
+        return packed(1, lambda number: tremble(exploration, number, 2)[:2])
+
+    def outcomes(number: Array) -> Sequence[Array]:
+        return [inverse_cdf(row[:, None], number) for row in truth.probs]
+
+    found = packed(0, outcomes)
     # Words for trembles are made where there are any: it is most of the work.
-    return _Fates(outcomes, lax.cond(exploration > 0, play, lambda: jnp.zeros_like(outcomes)))
+    return _Fates(found, lax.cond(exploration > 0, play, lambda: jnp.zeros_like(found)))
 
 
 def _block(

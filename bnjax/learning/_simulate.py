@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,7 +18,16 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .._check import as_float, check_exploration, check_key, is_concrete, whole
-from .._devices import EVERYWHERE, SPLIT, everywhere, host_array, mesh, wide_vectors
+from .._devices import (
+    EVERYWHERE,
+    SPLIT,
+    everywhere,
+    host_array,
+    mesh,
+    packed,
+    unpacked,
+    wide_vectors,
+)
 from .._numerics import one_by_one
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, likelihood
 from ..problem import AbstractFiniteProblem, AbstractProblem
@@ -36,13 +47,14 @@ from ._record import Record, Running, Trajectory, quarters
 from ._results import Simulation
 
 # Simulators that keep agents in the vector lanes; the third is made of the others.
-_IN_LANES = {"blocked": in_blocks, "moments": by_moments, "mixed": mixed}
+_IN_LANES = ("blocked", "moments", "mixed")
 _MOST_STEPS = 2**30  # numbers of steps are integers of 32 bits
 # Weights of a tile on a CPU: they should stay in the second-level cache.
 _TILE_CPU, _TILE_ACCELERATOR = 32_768, 4_194_304
 _MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 512, 65_536
 # Tiles that a device has room for at a time: progress moves, and memory stays bounded.
 _MOST_TILES = 16
+_QUEUE = 4  # tiles whose agents take turns in the same lanes, at most
 _MOST_TILE_BYTES, _MOST_ROOM_BYTES = 2**26, 2**28
 
 
@@ -161,7 +173,9 @@ def simulate(
     # No more room than is needed, which would only be cleared; powers of two, to compile less.
     needed = -(-num_agents // (plan.lanes * mesh().size))
     room = min(plan.tiles, 1 << (needed - 1).bit_length())
-    return _run(dataclasses.replace(plan, tiles=room), population, num_agents, progress)
+    queue = min(_QUEUE, room) if plan.engine == "mixed" and record is None else 1
+    plan = dataclasses.replace(plan, tiles=room - room % queue, queue=queue)
+    return _run(plan, population, num_agents, progress)
 
 
 def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) -> Array:
@@ -225,7 +239,8 @@ def _bytes(plan: _Plan, population: _Population) -> tuple[int, int]:
 @functools.lru_cache(maxsize=256)  # tracing for nothing but shapes takes milliseconds
 def _bytes_of(plan: _Plan, structure: Any, shapes: tuple) -> tuple[int, int]:
     population = jax.tree.unflatten(structure, shapes)
-    done = eqx.filter_eval_shape(_run_tile, plan, population, jax.ShapeDtypeStruct((), jnp.int32))
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    done = eqx.filter_eval_shape(_run_tile, plan, population, index)
     memory = eqx.filter_eval_shape(_remembered, population)
     each = sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(done))
     return each, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(memory))
@@ -281,9 +296,10 @@ class _Plan:
     engine: str
     excludes: bool
     tiles: int
+    queue: int = 1
 
 
-class _Population(eqx.Module):
+class _Population(NamedTuple):
     """What all tiles share."""
 
     problem: AbstractFiniteProblem
@@ -294,8 +310,13 @@ class _Population(eqx.Module):
     key: Array
 
 
-def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Simulation:
-    """Simulate tile number ``index``.
+def _run_tile(
+    plan: _Plan,
+    population: _Population,
+    index: Int[Array, ""],
+    used: Int[Array, ""] | None = None,
+) -> Simulation:
+    """Simulate tile number ``index``; or of those that share lanes from there, ``used`` (or all).
 
     In blocks on a CPU, many problems at once are simulated one after the other: with agents in the
     vector lanes there is nothing to gain from more, and each goes through its loops at its own
@@ -304,30 +325,38 @@ def _run_tile(plan: _Plan, population: _Population, index: Int[Array, ""]) -> Si
     arrays, rest = eqx.partition(population, eqx.is_array)
     in_turn = plan.engine in _IN_LANES and jax.default_backend() == "cpu"
 
-    def run(arrays: Any, index: Array) -> Simulation:
-        return _tile(plan, eqx.combine(arrays, rest), index)
+    def run(arrays: Any, index: Array, used: Array | None) -> Simulation:
+        return _tile(plan, eqx.combine(arrays, rest), index, used)
 
-    return (one_by_one(run) if in_turn else run)(arrays, index)
+    return (one_by_one(run) if in_turn else run)(arrays, index, used)
 
 
-def _tile(plan: _Plan, population: _Population, index: Array) -> Simulation:
+def _tile(plan: _Plan, population: _Population, index: Array, used: Array | None) -> Simulation:
     prior, own = population.log_prior, population.log_prior.ndim == 2
     common = None if own else prior
     agent = Agent(
         population.problem, population.policy, population.memory, common, population.exploration
     )
-    agents = index * plan.lanes + jnp.arange(plan.lanes, dtype=jnp.int32)
+    agents = index * plan.lanes + jnp.arange(plan.queue * plan.lanes, dtype=jnp.int32)
     if own:
         prior = prior[jnp.minimum(agents, prior.shape[0] - 1)]
     keys = agent_keys(population.key, agents)
     if plan.engine == "kernel":
         done = run_kernel(agent, prior, keys, plan.num_steps, plan.excludes)
     elif plan.engine in _IN_LANES:
-        way = _IN_LANES[plan.engine]
-        done = live(way, agent, prior, keys, plan.num_steps, plan.record, plan.excludes)
+        ways = {"blocked": in_blocks, "moments": by_moments}
+        way = ways.get(plan.engine, partial(mixed, lanes=plan.lanes))
+        used = None if used is None else used * plan.lanes
+        done = live(way, agent, prior, keys, plan.num_steps, plan.record, plan.excludes, used)
     else:
         done = run_plain(agent, prior, keys, plan.num_steps, plan.record)
-    return _simulation(plan, agent, done, _makes_sense(population, prior))
+    valid = _makes_sense(population, prior)
+    if plan.queue == 1:
+        return _simulation(plan, agent, done, valid)
+    # One by one: how a product is rounded may depend on how many rows it has.
+    done = jax.tree.map(lambda x: x.reshape(plan.queue, plan.lanes, *x.shape[1:]), done)
+    done = lax.map(lambda done: _simulation(plan, agent, done, valid), done)
+    return jax.tree.map(_agents, done)
 
 
 def _makes_sense(population: _Population, prior: Array) -> Bool[Array, "*agents"]:
@@ -382,36 +411,50 @@ def _merge(stacked: Simulation, num_agents: int) -> Simulation:
 
 
 @functools.cache
-def _compiled() -> Callable[..., Simulation]:
-    return eqx.filter_jit(_run_tiles, compiler_options=wide_vectors())  # pyright: ignore
+def _compiled() -> Any:
+    """`_run_tiles`; unlike `equinox.filter_jit`, it does not wait for the results."""
+
+    def run(static: tuple, vectors: Any, tiles: Array) -> Simulation:
+        plan, layout = static
+        return _run_tiles(plan, unpacked(layout, vectors), tiles)
+
+    return jax.jit(run, static_argnums=0, compiler_options=wide_vectors())
 
 
-def _run_tiles(plan: _Plan, population: _Population, first: Array, counts: Array) -> Simulation:
-    """Simulate, on each device, ``counts`` tiles from number ``first``."""
+def _run_tiles(plan: _Plan, population: _Population, tiles: Int[Array, "3"]) -> Simulation:
+    """Simulate a range of tiles: the first, how many are each device's share, and the end."""
 
-    def share(population: _Population, first: Array, counts: Array) -> Simulation:
+    def share(population: _Population, tiles: Array) -> Simulation:
         # Arrays without elements (problems may have no parameters) are made here: as arguments of a
         # loop they crash XLA's partitioner in JAX 0.11.
         population = jax.tree.map(
             lambda x: x if x.size else jnp.zeros(x.shape, x.dtype), population
         )
+        start, each, stop = tiles
+        first = start + lax.axis_index("devices") * each
+        count = jnp.clip(stop - first, 0, each)
         tile = eqx.filter_jit(_run_tile)  # traced once, for shapes and for the loop
-        shapes = eqx.filter_eval_shape(tile, plan, population, first[0])
-        room = jax.tree.map(lambda x: jnp.zeros((plan.tiles, *x.shape), x.dtype), shapes)
+        num = plan.tiles // plan.queue
+        if num == 1 and plan.queue > 1:  # neither a loop, nor room for its results
+            return jax.tree.map(lambda x: x[None], tile(plan, population, first, count))
+        shapes = eqx.filter_eval_shape(tile, plan, population, first, count)
+        room = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), shapes)
 
         def one(i: Array, room: Simulation) -> Simulation:
-            new = tile(plan, population, first[0] + i)
+            done = i * plan.queue
+            used = jnp.minimum(count - done, plan.queue)
+            new = tile(plan, population, first + done, used)
             return jax.tree.map(lambda whole, part: whole.at[i].set(part), room, new)
 
-        return lax.fori_loop(0, counts[0], one, room)
+        return lax.fori_loop(0, -(-count // plan.queue), one, room)
 
     return jax.shard_map(
         share,
         mesh=mesh(),
-        in_specs=(EVERYWHERE, SPLIT, SPLIT),
+        in_specs=(EVERYWHERE, EVERYWHERE),
         out_specs=SPLIT,
         check_vma=False,
-    )(population, first, counts)
+    )(population, tiles)
 
 
 def _run(
@@ -423,33 +466,33 @@ def _run(
     """Simulate all tiles on all devices; the agents of several devices are gathered on the host."""
     devices = mesh().size
     num_tiles = -(-num_agents // plan.lanes)
-    stays = devices == 1 and jax.default_backend() != "cpu"  # what is on an accelerator
-    # The compiled call copies what no device has a claim to, in less time.
     if any(x.committed for x in jax.tree.leaves(population) if isinstance(x, Array)):
         population = jax.device_put(population, everywhere())
-    whole: list[Any] = []
+    layout, vectors = packed(population)
+    stays = devices == 1 and jax.default_backend() != "cpu"  # what is on an accelerator
+    gathered: list[Any] = []
     structure = None
     for start in range(0, num_tiles, plan.tiles * devices):
         each = -(-min(num_tiles - start, plan.tiles * devices) // devices)
-        first = start + each * np.arange(devices, dtype=np.int32)
-        counts = np.clip(num_tiles - first, 0, each).astype(np.int32)
-        done = _compiled()(plan, population, first, counts)
+        tiles = np.array([start, each, num_tiles], np.int32)
+        done = _compiled()((plan, layout), vectors, tiles)
         leaves, structure = jax.tree.flatten(done)
-        stops = np.minimum((first + each) * plan.lanes, num_agents)
+        ends = np.minimum((start + each * np.arange(devices + 1)) * plan.lanes, num_agents)
         if stays:
-            whole.append([_agents(leaf)[: stops[0] - start * plan.lanes] for leaf in leaves])
+            gathered.append([_agents(leaf)[: ends[1] - ends[0]] for leaf in leaves])
         else:
-            whole = whole or [host_array((num_agents, *x.shape[2:]), x.dtype) for x in leaves]
-            for array, leaf in zip(whole, leaves, strict=True):
-                shards = sorted(leaf.addressable_shards, key=lambda x: x.index[0].start or 0)
-                for shard, begin, stop in zip(shards, first * plan.lanes, stops, strict=True):
-                    array[begin:stop] = _agents(np.asarray(shard.data))[: max(stop - begin, 0)]
+            gathered = gathered or [host_array((num_agents, *x.shape[2:]), x.dtype) for x in leaves]
+            for array, leaf in zip(gathered, leaves, strict=True):
+                for i, (begin, end) in enumerate(pairwise(ends)):
+                    share = np.asarray(leaf.addressable_data(i))  # of a device, in their order
+                    array[begin:end] = _agents(share)[: end - begin]
         if progress is not None:
-            progress(int(stops.max()), num_agents)
+            progress(int(ends[-1]), num_agents)
     assert structure is not None
     if stays:
-        whole = [x[0] if len(x) == 1 else jnp.concatenate(x) for x in zip(*whole, strict=True)]
-    return jax.tree.unflatten(structure, jax.device_put(whole))
+        pairs = zip(*gathered, strict=True)
+        gathered = [x[0] if len(x) == 1 else jnp.concatenate(x) for x in pairs]
+    return jax.tree.unflatten(structure, jax.device_put(gathered))
 
 
 def _agents(shares: Any) -> Any:
