@@ -38,7 +38,7 @@ from . import numpy_baseline as baseline
 _RESULTS = Path(__file__).parent / "results" / "simulate.json"
 _ROOT = Path(__file__).parent.parent
 _TARGETS = {"naive": 30.0, "fastest": 2.5}  # of the reference case, on two cores
-_SETTLE = 0.5  # seconds of calls at the start of each turn that do not count
+_SETTLE = 0.25  # seconds of calls at the start of each turn that do not count
 _ERRORS = 5.0  # standard errors that peers may differ by
 _SLOW = 2**25  # agent-steps of a run above which the slow peers do without (blocked NumPy: 4 x)
 

@@ -149,7 +149,7 @@ def test_lanes_that_many_agents_share_change_no_life(num_agents, monkeypatch):
             monkeypatch.setattr(_simulate, "_QUEUE", most)
             found[most] = bn.simulate(problem, KEY, num_agents=num_agents, num_steps=700, tile=16)
         for a, b in zip(*map(jax.tree.leaves, found.values()), strict=True):
-            np.testing.assert_array_equal(a, b)
+            np.testing.assert_allclose(a, b, rtol=0 if a.dtype == jnp.int32 else 1e-5)
     assert np.unique(found[4].since).size > 10
 
 

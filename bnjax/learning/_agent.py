@@ -29,7 +29,7 @@ from ..response import (
     choose,
     policy_table,
 )
-from ._random import words
+from ._random import key_words, words
 
 
 def as_finite(problem: AbstractProblem) -> AbstractFiniteProblem:
@@ -177,7 +177,7 @@ class Agent(eqx.Module):
         -------
         the next state, and what happened.
         """
-        return self.step_with(jax.random.bits(key, (2,), jnp.uint32), state)
+        return self.step_with(key_words(key), state)
 
     def step_with(self, key: UInt32[Array, "2"], state: AgentState) -> tuple[AgentState, Step]:
         """`step` from the two words of an agent's key."""

@@ -175,7 +175,7 @@ def _foresee(agent: Agent, keys: UInt32[Array, "2 agents"], time: Int[Array, " a
     truth: Any = agent.problem.consequence
     exploration, dtype = agent.trembles(), truth.probs.dtype
 
-    def packed(kind: int, draw: Callable[[Array], Sequence[Array]]) -> UInt32[Array, " agents"]:
+    def bits_of(kind: int, draw: Callable[[Array], Sequence[Array]]) -> UInt32[Array, " agents"]:
         """Bits of two quantities from one of the two words of each step.
 
         A few steps at a time, written out: XLA is twice as slow where it sums over many steps.
@@ -194,12 +194,12 @@ def _foresee(agent: Agent, keys: UInt32[Array, "2 agents"], time: Int[Array, " a
         return reduce(or_, (part << first for part, first in zip(parts, firsts, strict=True)))
 
     def play() -> UInt32[Array, " agents"]:
-        return packed(1, lambda number: tremble(exploration, number, 2)[:2])
+        return bits_of(1, lambda number: tremble(exploration, number, 2)[:2])
 
     def outcomes(number: Array) -> Sequence[Array]:
         return [inverse_cdf(row[:, None], number) for row in truth.probs]
 
-    found = packed(0, outcomes)
+    found = bits_of(0, outcomes)
     # Words for trembles are made where there are any: it is most of the work.
     return _Fates(found, lax.cond(exploration > 0, play, lambda: jnp.zeros_like(found)))
 

@@ -36,21 +36,40 @@ def threefry(
     return first, second
 
 
+def key_words(key: Array) -> UInt32[Array, "2"]:
+    """The two words of an agent's key: random bits of it, the same however JAX draws its own."""
+    if not _is_threefry(key):
+        return jax.random.bits(key, (2,), jnp.uint32)
+    return _two_words(*_key_data(key))
+
+
 def agent_keys(key: Array, agents: Int[Array, " agents"]) -> UInt32[Array, "2 agents"]:
     """Two words of key for each agent, from its number.
 
-    Two random words of `jax.random.fold_in`, for JAX's default keys, in a twentieth of its time on
-    a CPU. Two words drawn from a key of another kind are taken for one: what such kinds give to
-    one agent might depend on the others who are asked about with it.
+    `key_words` of `jax.random.fold_in`, for JAX's default keys, in a twentieth of its time on a
+    CPU. Two words of a key of another kind are taken for one of these: what such kinds give to one
+    agent might depend on the others who are asked about with it.
     """
-    if str(jax.random.key_impl(key)) != "threefry2x32":
-        start = jax.random.bits(key, (2,), jnp.uint32)
-    else:
-        start = jax.random.key_data(key) if is_typed_key(key) else key
+    start = _key_data(key) if _is_threefry(key) else key_words(key)
     zero = jnp.zeros(agents.shape, jnp.uint32)
-    mine = threefry((start[0], start[1]), (zero, agents.astype(jnp.uint32)))
-    bits = (threefry(mine, (zero, zero + np.uint32(word))) for word in range(2))
-    return jnp.stack([first ^ second for first, second in bits])
+    return _two_words(*threefry((start[0], start[1]), (zero, agents.astype(jnp.uint32))))
+
+
+def _is_threefry(key: Array) -> bool:
+    return str(jax.random.key_impl(key)) == "threefry2x32"
+
+
+def _key_data(key: Array) -> UInt32[Array, "2"]:
+    return jax.random.key_data(key) if is_typed_key(key) else key
+
+
+def _two_words(
+    first: UInt32[Array, "*batch"], second: UInt32[Array, "*batch"]
+) -> UInt32[Array, "2 *batch"]:
+    """What `jax.random.bits` draws from a key, if it is set to draw in parallel (the default)."""
+    zero = jnp.zeros_like(first)
+    pairs = (threefry((first, second), (zero, zero + np.uint32(word))) for word in range(2))
+    return jnp.stack([a ^ b for a, b in pairs])
 
 
 def words(

@@ -80,8 +80,9 @@ def simulate(
     Memory does not grow with the number of steps unless ``record`` asks for it.
 
     Agent i uses the key ``fold_in(key, i)`` and the arithmetic of a tile of fixed size, so that
-    its life depends neither on how many agents or devices there are nor on batching; that holds
-    within one backend and version of JAX.
+    its life depends neither on how many agents or devices there are nor on batching (which may
+    round the last bits of its final belief in another way); that holds within one backend and
+    version of JAX. Of keys that are not of JAX's default kind, two words are taken for one.
 
     Parameters
     ----------
@@ -165,17 +166,16 @@ def simulate(
     plan, each, remembered = _plan(population, num_steps, record, tile)
     if not is_concrete(population):
         tiles = jnp.arange(-(-num_agents // plan.lanes), dtype=jnp.int32)
-        stacked = lax.map(lambda i: _run_tile(plan, population, i), tiles)
+        alone = dataclasses.replace(plan, queue=1)
+        stacked = lax.map(lambda i: _run_tile(alone, population, i), tiles)
         return _merge(stacked, num_agents)
     lane = (plan.tiles + 2) * each + 2 * remembered
     # Every device has a copy of the priors too.
     check_fits(each, num_agents, mesh().size * (plan.lanes * lane + prior.nbytes))
     # No more room than is needed, which would only be cleared; powers of two, to compile less.
     needed = -(-num_agents // (plan.lanes * mesh().size))
-    room = min(plan.tiles, 1 << (needed - 1).bit_length())
-    queue = min(_QUEUE, room) if plan.engine == "mixed" and record is None else 1
-    plan = dataclasses.replace(plan, tiles=room - room % queue, queue=queue)
-    return _run(plan, population, num_agents, progress)
+    room = max(plan.queue, min(plan.tiles, 1 << (needed - 1).bit_length()))
+    return _run(dataclasses.replace(plan, tiles=room), population, num_agents, progress)
 
 
 def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) -> Array:
@@ -226,7 +226,10 @@ def _plan(
         while lanes > 1 and lanes * (each + remembered) > _MOST_TILE_BYTES:
             lanes //= 2
     tiles = min(_MOST_TILES, max(1, _MOST_ROOM_BYTES // (lanes * each)))
-    return dataclasses.replace(plan, lanes=lanes, tiles=tiles), each, remembered
+    # The same for any number of agents: another program might round another way.
+    queue = min(_QUEUE, tiles) if engine == "mixed" and record is None else 1
+    tiles -= tiles % queue
+    return dataclasses.replace(plan, lanes=lanes, tiles=tiles, queue=queue), each, remembered
 
 
 def _bytes(plan: _Plan, population: _Population) -> tuple[int, int]:
@@ -344,8 +347,8 @@ def _tile(plan: _Plan, population: _Population, index: Array, used: Array | None
     if plan.engine == "kernel":
         done = run_kernel(agent, prior, keys, plan.num_steps, plan.excludes)
     elif plan.engine in _IN_LANES:
-        ways = {"blocked": in_blocks, "moments": by_moments}
-        way = ways.get(plan.engine, partial(mixed, lanes=plan.lanes))
+        together = partial(mixed, lanes=plan.lanes)
+        way = {"blocked": in_blocks, "moments": by_moments, "mixed": together}[plan.engine]
         used = None if used is None else used * plan.lanes
         done = live(way, agent, prior, keys, plan.num_steps, plan.record, plan.excludes, used)
     else:
@@ -353,7 +356,8 @@ def _tile(plan: _Plan, population: _Population, index: Array, used: Array | None
     valid = _makes_sense(population, prior)
     if plan.queue == 1:
         return _simulation(plan, agent, done, valid)
-    # One by one: how a product is rounded may depend on how many rows it has.
+    # One by one, for how a product is rounded may depend on how many rows it has. (Priors of their
+    # own, which would have to be given out too, are not for this simulator.)
     done = jax.tree.map(lambda x: x.reshape(plan.queue, plan.lanes, *x.shape[1:]), done)
     done = lax.map(lambda done: _simulation(plan, agent, done, valid), done)
     return jax.tree.map(_agents, done)
@@ -434,10 +438,8 @@ def _run_tiles(plan: _Plan, population: _Population, tiles: Int[Array, "3"]) -> 
         first = start + lax.axis_index("devices") * each
         count = jnp.clip(stop - first, 0, each)
         tile = eqx.filter_jit(_run_tile)  # traced once, for shapes and for the loop
-        num = plan.tiles // plan.queue
-        if num == 1 and plan.queue > 1:  # neither a loop, nor room for its results
-            return jax.tree.map(lambda x: x[None], tile(plan, population, first, count))
         shapes = eqx.filter_eval_shape(tile, plan, population, first, count)
+        num = plan.tiles // plan.queue
         room = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), shapes)
 
         def one(i: Array, room: Simulation) -> Simulation:
