@@ -14,6 +14,7 @@ from ._check import is_typed_key
 
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec("devices")
 _ALIGNMENT = 64  # bytes, of XLA's buffers on CPUs
+_FEW = 2**16  # numbers that are copied in less time than it takes to pass an array
 
 
 @functools.cache
@@ -42,18 +43,24 @@ def host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def packed(tree: Any) -> tuple[Any, list[Any]]:
-    """(layout, arrays) of a pytree: what `unpacked` makes it of again, and the layout is hashable.
+    """A hashable layout and some arrays, of which `unpacked` makes the pytree again.
 
-    A compiled call takes some time for each array that it has to copy to several devices. On a CPU
-    all that are of a type are put in one vector; elsewhere they are left where they are.
+    A compiled call takes some time for each array that it has to copy to several devices. So on a
+    CPU all small ones of a type go in one vector, but for those that are bound to a device; other
+    backends leave them where they are.
     """
     leaves, structure = jax.tree.flatten(tree)
     on_host = jax.default_backend() == "cpu"
+
+    def goes_along(leaf: Any) -> bool:
+        bound = is_typed_key(leaf) or getattr(leaf, "committed", False)
+        return on_host and not bound and leaf.size <= _FEW
+
     layout, arrays, pieces = [], [], {}
     for leaf in leaves:
         if not eqx.is_array(leaf):
             layout.append((None, leaf))
-        elif on_host and not is_typed_key(leaf) and not getattr(leaf, "committed", False):
+        elif goes_along(leaf):
             layout.append((leaf.dtype, leaf.shape))
             pieces.setdefault(leaf.dtype, []).append(np.asarray(leaf).ravel())
         else:

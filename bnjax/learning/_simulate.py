@@ -489,6 +489,7 @@ def _run(
                     share = np.asarray(leaf.addressable_data(i))  # of a device, in their order
                     array[begin:end] = _agents(share)[: end - begin]
         if progress is not None:
+            jax.block_until_ready(done)
             progress(int(ends[-1]), num_agents)
     assert structure is not None
     if stays:
