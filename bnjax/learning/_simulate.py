@@ -242,8 +242,7 @@ def _bytes(plan: _Plan, population: _Population) -> tuple[int, int]:
 @functools.lru_cache(maxsize=256)  # tracing for nothing but shapes takes milliseconds
 def _bytes_of(plan: _Plan, structure: Any, shapes: tuple) -> tuple[int, int]:
     population = jax.tree.unflatten(structure, shapes)
-    index = jax.ShapeDtypeStruct((), jnp.int32)
-    done = eqx.filter_eval_shape(_run_tile, plan, population, index)
+    done = eqx.filter_eval_shape(_run_tile, plan, population, jax.ShapeDtypeStruct((), jnp.int32))
     memory = eqx.filter_eval_shape(_remembered, population)
     each = sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in jax.tree.leaves(done))
     return each, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(memory))
@@ -319,7 +318,7 @@ def _run_tile(
     index: Int[Array, ""],
     used: Int[Array, ""] | None = None,
 ) -> Simulation:
-    """Simulate tile number ``index``; or of those that share lanes from there, ``used`` (or all).
+    """Simulate tile number ``index`` and those that share its lanes: the first ``used``, or all.
 
     In blocks on a CPU, many problems at once are simulated one after the other: with agents in the
     vector lanes there is nothing to gain from more, and each goes through its loops at its own
