@@ -2,12 +2,11 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ._check import is_typed_key
@@ -42,48 +41,67 @@ def host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return room[start : start + size].view(dtype).reshape(shape)
 
 
+class _Whole(NamedTuple):
+    """An array that travels by itself: its place."""
+
+    index: int
+
+
+class _Bytes(NamedTuple):
+    """An array whose bytes travel with those of others; of keys, their words do."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    kind: Any  # of keys, or None
+
+
 def packed(tree: Any) -> tuple[Any, list[Any]]:
     """A hashable layout and some arrays, of which `unpacked` makes the pytree again.
 
     A compiled call takes some time for each array that it has to copy to several devices. So on a
-    CPU all small ones of a type go in one vector, but for those that are bound to a device; other
-    backends leave them where they are.
+    CPU the bytes of all small ones go in one vector, but for those that are bound to a device;
+    other backends leave them where they are.
     """
     leaves, structure = jax.tree.flatten(tree)
     on_host = jax.default_backend() == "cpu"
-
-    def goes_along(leaf: Any) -> bool:
-        bound = is_typed_key(leaf) or getattr(leaf, "committed", False)
-        return on_host and not bound and leaf.size <= _FEW
-
-    layout, arrays, pieces = [], [], {}
+    layout, arrays, pieces = [], [], []
     for leaf in leaves:
-        if not eqx.is_array(leaf):
-            layout.append((None, leaf))
-        elif goes_along(leaf):
-            layout.append((leaf.dtype, leaf.shape))
-            pieces.setdefault(leaf.dtype, []).append(np.asarray(leaf).ravel())
+        if not isinstance(leaf, (jax.Array, np.ndarray)):
+            layout.append(leaf)
+        elif on_host and leaf.size <= _FEW and not getattr(leaf, "committed", False):
+            kind = jax.random.key_impl(leaf) if is_typed_key(leaf) else None
+            values = np.asarray(leaf if kind is None else jax.random.key_data(leaf))
+            layout.append(_Bytes(values.dtype, values.shape, kind))
+            pieces.append(values.reshape(-1).view(np.uint8))
         else:
-            layout.append((len(arrays), None))
+            layout.append(_Whole(len(arrays)))
             arrays.append(leaf)
-    vectors = [np.concatenate(x) for x in pieces.values()]
-    return (structure, tuple(layout), tuple(pieces)), arrays + vectors
+    return (structure, tuple(layout)), arrays + ([np.concatenate(pieces)] if pieces else [])
 
 
 def unpacked(layout: Any, arrays: list[Any]) -> Any:
     """The inverse of `packed`."""
-    structure, leaves, kinds = layout
-    rest = dict(zip(kinds, arrays[len(arrays) - len(kinds) :], strict=True))
+    structure, leaves = layout
+    start = 0
 
-    def leaf(kind: Any, what: Any) -> Any:
-        if kind is None:
-            return what
-        if isinstance(kind, int):
-            return arrays[kind]
-        taken, rest[kind] = jnp.split(rest[kind], [math.prod(what)])
-        return taken.reshape(what)
+    def array(what: _Bytes) -> Any:
+        nonlocal start
+        size = what.dtype.itemsize
+        stop = start + math.prod(what.shape) * size
+        values = arrays[-1][start:stop].reshape(*what.shape, *([size] if size > 1 else []))
+        start = stop
+        # Bytes are not bits: a truth value has one of them.
+        if what.dtype == np.dtype(bool):
+            return values != 0
+        values = lax.bitcast_convert_type(values, what.dtype)
+        return values if what.kind is None else jax.random.wrap_key_data(values, impl=what.kind)
 
-    return jax.tree.unflatten(structure, [leaf(*x) for x in leaves])
+    def leaf(what: Any) -> Any:
+        if isinstance(what, _Whole):
+            return arrays[what.index]
+        return array(what) if isinstance(what, _Bytes) else what
+
+    return jax.tree.unflatten(structure, [leaf(what) for what in leaves])
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bnjax as bn
-from bnjax._numerics import inverse_cdf
+from bnjax._numerics import inverse_cdf, second_from, uniform
 from bnjax.belief import expected
 from bnjax.response import choose, policy_table
 
@@ -91,6 +91,21 @@ def test_inverse_cdf_never_gives_what_has_no_probability(num, seed):
     want = np.searchsorted(share, numbers.astype(float), side="right")
     clear = np.abs(share[None] - numbers[:, None]).min(1) > 1e-6
     np.testing.assert_array_equal(np.asarray(found)[clear], want[clear])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_words_that_draw_the_second_of_two_are_those_from_one_on(dtype, x64):
+    rng = np.random.default_rng(0)
+    second = [0, 1, 0.5, 0.3, 1e-30, 2.0**-24, 2.0**-33, 1 - 2.0**-24, *rng.random(500)]
+    probs = np.array([(1 - p, p) for p in second]).astype(dtype)
+    off = rng.uniform(0.999, 1.001, (len(probs), 1)).astype(dtype)  # sums are not quite one
+    probs = np.concatenate([probs, probs * off])
+    least, possible = second_from(jnp.asarray(probs))
+    near = np.asarray(least).astype(np.int64)[:, None] + np.arange(-600, 601)
+    far = rng.integers(0, 2**32, (len(probs), 50))
+    words = jnp.asarray(np.clip(np.concatenate([near, far], 1), 0, 2**32 - 1), jnp.uint32)
+    want = jax.vmap(lambda p, word: inverse_cdf(p[:, None], uniform(word, p.dtype)))(probs, words)
+    np.testing.assert_array_equal(possible[:, None] & (words >= least[:, None]), want == 1)
 
 
 @pytest.mark.parametrize("exploration", [0.0, 0.3, 1.0])

@@ -118,15 +118,15 @@ def test_keys_of_agents_are_what_jax_makes_of_theirs(kind):
 def test_what_is_packed_is_unpacked():
     tree = {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "b": (jnp.asarray([1, 2]), KEY, "text", None),
+        "b": (jnp.asarray([1, 2]), KEY, jax.random.key(3, impl="rbg"), "text", None),
         "c": jax.device_put(jnp.ones(3), jax.devices()[0]),  # where it is, it stays
         "d": np.zeros((4, 0), np.float32),
-        "e": jnp.asarray(0.5),
+        "e": (jnp.asarray(0.5), jnp.asarray([True, False]), np.arange(3, dtype=np.uint8)),
         "f": np.ones((2**9, 2**9), np.float32),  # more than it pays to copy
     }
     layout, arrays = packed(tree)
     assert hash(layout) == hash(packed(tree)[0])
-    assert len(arrays) == 5  # floats, integers, a key, what is bound, what is large
+    assert len(arrays) == 3  # what is bound, what is large, and all others together
     again = unpacked(layout, arrays)
     assert jax.tree.structure(again) == jax.tree.structure(tree)
     for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(again), strict=True):

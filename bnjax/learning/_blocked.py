@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
 from .._consequence import Categorical
-from .._numerics import inverse_cdf, uniform
+from .._numerics import inverse_cdf, second_from, uniform
 from ..belief import (
     AbstractMemory,
     Likelihood,
@@ -126,12 +126,25 @@ def in_blocks(
         A number that draws the intended action, and packed in another: what each action would
         bring about, the action of a tremble, and whether play trembles.
         """
-        trembles, piece, draw = tremble(exploration, uniform(bits[:, 1], dtype), num_actions)
-        number = uniform(bits[:, 0], dtype)
-        fate = trembles.astype(jnp.int32) << 4 | piece
-        for row in probs[::-1]:
-            fate = fate << width | inverse_cdf(row[:, None, None], number)
+
+        def act() -> tuple[Array, Array]:
+            trembles, piece, draw = tremble(exploration, uniform(bits[:, 1], dtype), num_actions)
+            return draw, trembles.astype(jnp.int32) << 4 | piece
+
+        shape = bits[:, 1].shape
+        still = jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
+        decided = num_actions == 2 and agent.policy.knows_boundary()
+        # Words for what is played are made where any is left to chance: it is half of the work.
+        draw, fate = lax.cond(exploration > 0, act, lambda: still) if decided else act()
+        for action in reversed(range(num_actions)):
+            fate = fate << width | consequence(action, bits[:, 0])
         return draw, fate
+
+    def consequence(action: int, word: Array) -> Array:
+        if num_features != 2:
+            return inverse_cdf(probs[action][:, None, None], uniform(word, dtype))
+        least, possible = second_from(probs[action])
+        return (possible & (word >= least)).astype(jnp.int32)
 
     def decide(weight: Array, slack: Array, draw: Array, fate: Array, before: Array) -> Array:
         """What happens in a step, packed in one number, from that of the step before."""

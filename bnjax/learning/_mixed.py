@@ -1,8 +1,8 @@
 """The simulator of two by two on CPUs: in blocks while play is restless, else by moments.
 
 A block of moments ends where an agent changes its mind: 16 steps of one that does not take about
-as long as six steps in blocks, which are the same for all. Play that cycles or has just begun is
-restless, and that of perfect memories changes ever more rarely.
+as long as six steps in blocks, which are the same for all. So moments are tried, and forgotten if
+they do not get far: play is restless. That of perfect memories changes ever more rarely.
 
 By moments, each agent goes at its own pace, and the slowest of hundreds takes a fifth longer than
 the others. So each lane lives the lives of several agents, one after the other.
@@ -22,6 +22,8 @@ from ._lives import Advance, Believer, Lives
 from ._moments import DEGREE, Block, moments_block
 from ._record import Record
 
+_TRIED = 4  # blocks of moments
+_WORTH = 6  # steps that each has to bring, on average
 _LONGER = 16  # times as long as agents have lived, at most, before they are looked at again
 
 
@@ -33,7 +35,7 @@ def mixed(
     excludes: bool,
     lanes: int,
 ) -> Advance:
-    """A way to `live`: at one pace as long as half the agents have changed their minds lately.
+    """A way to `live`: by moments, or at one pace as long as half the agents are restless.
 
     Parameters
     ----------
@@ -52,11 +54,19 @@ def mixed(
         def settle(tile: tuple[Lives, Array]) -> Lives:
             lives, keys = tile
             in_step = in_blocks(believer, keys, num_steps, record, excludes)
+            _, tried = lax.while_loop(
+                lambda state: (state[0] < _TRIED) & (state[1].time < soon).any(),
+                lambda state: (state[0] + 1, block(keys, state[1], soon)),
+                (0, lives),
+            )
+            brought = jnp.where(tried.time < soon, tried.time - lives.time, _TRIED * DEGREE)
+            slow = brought.sum() < _TRIED * _WORTH * lanes
+            lives = jax.tree.map(lambda old, new: jnp.where(slow, old, new), lives, tried)
 
             def restless(lives: Lives) -> Array:
                 time = lives.time[0]
                 recent = time - lives.since < DEGREE
-                return (time < soon) & (2 * recent.sum() > lanes)
+                return slow & (time < soon) & (2 * recent.sum() > lanes)
 
             return lax.while_loop(
                 restless, lambda lives: in_step(lives, lives.time[0], soon)[0], lives

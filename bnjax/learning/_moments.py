@@ -32,7 +32,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .._consequence import Categorical
-from .._numerics import inverse_cdf, uniform
+from .._numerics import second_from, uniform
 from ..belief import AbstractMemory, PerfectMemory, weight_range
 from ..problem import AbstractFiniteProblem
 from ..response import AbstractPolicy, tremble
@@ -43,7 +43,7 @@ from ._record import Record, Running, Trajectory, in_quarters, quarters
 
 DEGREE = 16  # D: most steps from one belief, whose fates are half of the bits of a word
 
-_AT_ONCE = 4  # of these, are drawn together
+_AT_ONCE = 4  # of these are drawn together
 
 
 def can_run_moments(
@@ -81,6 +81,8 @@ class _Table(NamedTuple):
     moments: Float[Array, "rows models"]  # r^(D-i) q^i, scaled, i = 0, ..., D, either action
     unsure: Float[Array, ""]  # rounding of these, in nats
     steps: Int[Array, ""]  # most steps of a block
+    least: UInt32[Array, " actions"]  # random word from which on either has consequence 1
+    possible: UInt32[Array, ""]  # half of a word for each: all bits if that can be
 
 
 Block = Callable[[UInt32[Array, "2 agents"], Lives, Int[Array, ""]], Lives]
@@ -142,7 +144,11 @@ def _table(agent: Agent) -> _Table:
     # Likelihoods do not quite sum to one: a block of steps multiplies that up.
     off = jnp.where(total > 0, jnp.abs(total - 1), 0.0).max()
     unsure = DEGREE * (4 * eps + off)
-    return _Table(jnp.stack(rows), unsure.astype(dtype), _steps(probs))
+    least, possible = second_from(problem.consequence.probs)
+    first, second = possible.astype(jnp.uint32) * (2**DEGREE - 1)
+    return _Table(
+        jnp.stack(rows), unsure.astype(dtype), _steps(probs), least, first | second << DEGREE
+    )
 
 
 def _range(dtype: Any, num_models: int) -> tuple[float, float, float]:
@@ -170,36 +176,31 @@ def _steps(probs: Float[Array, "models actions outcomes"]) -> Int[Array, ""]:
     return jnp.clip(steps.astype(jnp.int32), 1, DEGREE)
 
 
-def _foresee(agent: Agent, keys: UInt32[Array, "2 agents"], time: Int[Array, " agents"]) -> _Fates:
+def _foresee(
+    agent: Agent, table: _Table, keys: UInt32[Array, "2 agents"], time: Int[Array, " agents"]
+) -> _Fates:
     """All of chance, which does not depend on beliefs."""
-    truth: Any = agent.problem.consequence
-    exploration, dtype = agent.trembles(), truth.probs.dtype
+    exploration, dtype = agent.trembles(), agent.likelihood.log_ratio.dtype
 
     def bits_of(kind: int, draw: Callable[[Array], Sequence[Array]]) -> UInt32[Array, " agents"]:
-        """Bits of two quantities from one of the two words of each step.
+        """Bits of two quantities from one of the two words of each step."""
 
-        A few steps at a time, written out: XLA is twice as slow where it sums over many steps.
-        """
-
-        def some(first: Array) -> UInt32[Array, " agents"]:
+        def some(first: int) -> UInt32[Array, " agents"]:
             bits = jnp.zeros(time.shape, jnp.uint32)
-            for i in range(_AT_ONCE):
-                word = words(keys, time + first + i, 1)[0, kind]
-                lower, upper = (x.astype(jnp.uint32) for x in draw(uniform(word, dtype)))
-                bits = bits | (lower | upper << DEGREE) << i
+            for step in range(_AT_ONCE):
+                word = words(keys, time + (first + step), 1)[0, kind]
+                lower, upper = (x.astype(jnp.uint32) for x in draw(word))
+                bits = bits | (lower | upper << DEGREE) << step
             return bits
 
-        firsts = range(0, DEGREE, _AT_ONCE)
-        parts = lax.map(some, jnp.asarray(firsts, jnp.int32))
-        return reduce(or_, (part << first for part, first in zip(parts, firsts, strict=True)))
+        # Written out, a few together: in a loop, in a sum, or one by one it takes up to twice as
+        # long.
+        return reduce(or_, (some(first) << first for first in range(0, DEGREE, _AT_ONCE)))
 
     def play() -> UInt32[Array, " agents"]:
-        return bits_of(1, lambda number: tremble(exploration, number, 2)[:2])
+        return bits_of(1, lambda word: tremble(exploration, uniform(word, dtype), 2)[:2])
 
-    def outcomes(number: Array) -> Sequence[Array]:
-        return [inverse_cdf(row[:, None], number) for row in truth.probs]
-
-    found = bits_of(0, outcomes)
+    found = bits_of(0, lambda word: [word >= least for least in table.least]) & table.possible
     # Words for trembles are made where there are any: it is most of the work.
     return _Fates(found, lax.cond(exploration > 0, play, lambda: jnp.zeros_like(found)))
 
@@ -225,13 +226,13 @@ def _block(
     time = lives.time
     room = jnp.minimum(until - time, table.steps)
     early = jnp.clip(quarters(num_steps)[0] - time, 0, DEGREE)
-    fates = _foresee(agent, keys, time)
+    fates = _foresee(agent, table, keys, time)
     # A branch that is always taken: without it, a compiler would compute all of it anew in each
     # of the loops that use it.
     packed = lax.cond(
         lives.time[0] >= 0,
         lambda *args: _decided(favoured, *args),
-        lambda *args: jnp.zeros_like(args[1]),
+        lambda *args: jnp.zeros_like(time),
         moments, lives.intended, fates, room, early, dead,
     )  # fmt: skip
 
@@ -239,8 +240,8 @@ def _block(
         return (packed >> low) & ((1 << width) - 1)
 
     before, ones, late = (field(i, 5) for i in (0, 5, 10))
-    intended, action, outcome, moves = (field(i, 1) for i in (15, 16, 17, 18))
-    first, zeros = lives.intended == 0, before - ones
+    intended, action, outcome = (field(i, 1) for i in (15, 16, 17))
+    first, zeros, moves = lives.intended == 0, before - ones, (room > 0).astype(jnp.int32)
     kept = jnp.stack(
         [
             jnp.where(first, zeros, 0),
@@ -269,7 +270,7 @@ def _block(
 def _decided(
     favoured: int,
     moments: Float[Array, "rows agents"],
-    intended: Int[Array, " agents"],
+    mine: Int[Array, " agents"],
     fates: _Fates,
     room: Int[Array, " agents"],
     early: Int[Array, " agents"],
@@ -278,11 +279,9 @@ def _decided(
     """Decide all steps of a block: one loop over the agents, and one number for each of them.
 
     Five bits each: steps before the last, how many of them had consequence 1, and how many come
-    after the first ``early``; then a bit each: intended action, action and consequence of the
-    last step, and whether there is one.
+    after the first ``early``; then a bit each of the last: intended action, action, consequence.
     """
-    full, one = jnp.uint32(2**32 - 1), jnp.uint32(1)
-    second = intended == 1
+    second = mine == 1
     first_outcomes, second_outcomes = fates.outcomes, fates.outcomes >> DEGREE
     trembles, pieces = fates.trembles, fates.trembles >> DEGREE
     rows = range(DEGREE + 1)
@@ -290,32 +289,32 @@ def _decided(
     seen = jnp.where(second, second_outcomes, first_outcomes)
     favours = jnp.zeros_like(seen)
     for step in range(DEGREE):
-        left, bit = DEGREE - step, jnp.uint32(step)
+        left = DEGREE - step
         value = reduce(add, (math.comb(left, i) * row[i] for i in range(left + 1)))
-        favours = favours | ((value > 0).astype(jnp.uint32) << bit)
-        odd = ((seen >> bit) & one) == 1
+        favours = favours | (value > 0).astype(jnp.uint32) << step
+        odd = ((seen >> step) & 1) == 1
         row = [jnp.where(odd, row[i + 1], row[i]) for i in range(left)]
     intends = favours if favoured == 1 else ~favours
-    plays = (intends & ~trembles) | (pieces & trembles)
     # A block ends with the first step in which something else is meant or done than before ...
-    mine = jnp.where(second, full, jnp.uint32(0))
-    stops = (intends ^ mine) | (plays ^ mine)
+    plays = (intends & ~trembles) | (pieces & trembles)
+    stops = jnp.where(second, ~(intends & plays), intends | plays)
     if dead is not None:  # ... or that rules out a model ...
-        stops = stops | jnp.where(jnp.where(second, dead[2], dead[0]), ~seen, jnp.uint32(0))
-        stops = stops | jnp.where(jnp.where(second, dead[3], dead[1]), seen, jnp.uint32(0))
+        stops = stops | jnp.where(jnp.where(second, dead[2], dead[0]), ~seen, 0)
+        stops = stops | jnp.where(jnp.where(second, dead[3], dead[1]), seen, 0)
     # ... or where there is no more room.
-    stops = stops | (one << (jnp.maximum(room, 1) - 1).astype(jnp.uint32))
-    last = stops & (~stops + one)  # the lowest bit
-    before = last - one
+    stops = stops | jnp.left_shift(jnp.ones_like(seen), jnp.maximum(room, 1).astype(jnp.uint32) - 1)
+    last = stops & (~stops + 1)  # the lowest bit
+    before = last - 1
+
+    def count(bits: Array) -> Array:
+        return lax.population_count(bits).astype(jnp.int32)
+
     outcomes = jnp.where((plays & last) != 0, second_outcomes, first_outcomes)
-    moves = room > 0
 
     def flag(word: Array) -> Array:
         return ((word & last) != 0).astype(jnp.int32)
 
-    count = lax.population_count(before).astype(jnp.int32)
-    ones = lax.population_count(before & seen).astype(jnp.int32)
-    late = lax.population_count(before >> early.astype(jnp.uint32)).astype(jnp.int32)
-    packed = count | (ones << 5) | (late << 10) | (flag(intends) << 15) | (flag(plays) << 16)
-    packed = packed | (flag(outcomes) << 17) | (1 << 18)
-    return jnp.where(moves, packed, 0)
+    packed = count(before) | count(before & seen) << 5
+    packed = packed | count(before >> early.astype(jnp.uint32)) << 10
+    packed = packed | flag(intends) << 15 | flag(plays) << 16 | flag(outcomes) << 17
+    return jnp.where(room > 0, packed, 0)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int, UInt32
 
 from .._check import is_typed_key
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = np.uint32(0x1BD11BDA)
+_PARITY = 0x1BD11BDA
 
 
 def threefry(
@@ -29,10 +28,10 @@ def threefry(
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             first = first + second
-            second = (second << np.uint32(rotation)) | (second >> np.uint32(32 - rotation))
+            second = (second << rotation) | (second >> (32 - rotation))
             second = second ^ first
         first = first + keys[(group + 1) % 3]
-        second = second + keys[(group + 2) % 3] + np.uint32(group + 1)
+        second = second + keys[(group + 2) % 3] + (group + 1)
     return first, second
 
 
@@ -68,7 +67,7 @@ def _two_words(
 ) -> UInt32[Array, "2 *batch"]:
     """What `jax.random.bits` draws from a key, if it is set to draw in parallel (the default)."""
     zero = jnp.zeros_like(first)
-    pairs = (threefry((first, second), (zero, zero + np.uint32(word))) for word in range(2))
+    pairs = (threefry((first, second), (zero, zero + word)) for word in range(2))
     return jnp.stack([a ^ b for a, b in pairs])
 
 

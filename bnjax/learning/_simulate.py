@@ -417,9 +417,9 @@ def _merge(stacked: Simulation, num_agents: int) -> Simulation:
 def _compiled() -> Any:
     """`_run_tiles`; unlike `equinox.filter_jit`, it does not wait for the results."""
 
-    def run(static: tuple, vectors: Any, tiles: Array) -> Simulation:
+    def run(static: tuple, arrays: list[Array]) -> Simulation:
         plan, layout = static
-        return _run_tiles(plan, unpacked(layout, vectors), tiles)
+        return _run_tiles(plan, *unpacked(layout, arrays))
 
     return jax.jit(run, static_argnums=0, compiler_options=wide_vectors())
 
@@ -469,14 +469,13 @@ def _run(
     num_tiles = -(-num_agents // plan.lanes)
     if any(x.committed for x in jax.tree.leaves(population) if isinstance(x, Array)):
         population = jax.device_put(population, everywhere())
-    layout, vectors = packed(population)
     stays = devices == 1 and jax.default_backend() != "cpu"  # what is on an accelerator
     gathered: list[Any] = []
     structure = None
     for start in range(0, num_tiles, plan.tiles * devices):
         each = -(-min(num_tiles - start, plan.tiles * devices) // devices)
-        tiles = np.array([start, each, num_tiles], np.int32)
-        done = _compiled()((plan, layout), vectors, tiles)
+        layout, arrays = packed((population, np.array([start, each, num_tiles], np.int32)))
+        done = _compiled()((plan, layout), arrays)
         leaves, structure = jax.tree.flatten(done)
         ends = np.minimum((start + each * np.arange(devices + 1)) * plan.lanes, num_agents)
         if stays:
