@@ -44,7 +44,7 @@ def host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 class _Whole(NamedTuple):
     """An array that travels by itself: its place."""
 
-    index: int
+    place: int
 
 
 class _Bytes(NamedTuple):
@@ -98,7 +98,7 @@ def unpacked(layout: Any, arrays: list[Any]) -> Any:
 
     def leaf(what: Any) -> Any:
         if isinstance(what, _Whole):
-            return arrays[what.index]
+            return arrays[what.place]
         return array(what) if isinstance(what, _Bytes) else what
 
     return jax.tree.unflatten(structure, [leaf(what) for what in leaves])

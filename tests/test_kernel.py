@@ -35,12 +35,12 @@ def both(problem, policy, exploration=0.0, log_prior=None):
     agent = Agent(problem, policy, bn.PerfectMemory(), common, exploration)
     prior = problem.log_prior if log_prior is None else log_prior
     keys = agent_keys(jax.random.key(5), jnp.arange(LANES, dtype=jnp.int32))
-    excludes = inside._excludes(problem)
+    known = inside._known(problem, policy, jnp.asarray(exploration))
 
     @eqx.filter_jit
     def run(agent, prior, keys):
-        slow = live(in_blocks, agent, prior, keys, STEPS, None, excludes)
-        return slow, run_kernel(agent, prior, keys, STEPS, excludes, interpret=not ON_GPU)
+        slow = live(in_blocks, agent, prior, keys, STEPS, None, known)
+        return slow, run_kernel(agent, prior, keys, STEPS, known, interpret=not ON_GPU)
 
     return run(agent, prior, keys)
 

@@ -228,20 +228,26 @@ def test_who_decides_what_this_simulator_serves():
     assert _simulate._engine(three, bn.BestResponse(), memory, None, 64, False) == "blocked"
 
 
-@pytest.mark.parametrize(("p_honest", "at_own_pace"), [(0.35, False), (0.6, True)])
-def test_which_play_is_restless(p_honest, at_own_pace, monkeypatch):
-    """Who lives on by moments bears a mark that nothing else could leave."""
-    in_turn = _mixed._in_turn
+@pytest.mark.parametrize(("p_honest", "in_blocks"), [(0.35, True), (0.6, False)])
+def test_which_play_is_restless(p_honest, in_blocks, monkeypatch):
+    """Who lived a step in blocks bears a mark that nothing else could leave."""
+    blocks = _mixed.in_blocks
 
-    def marked(block, keys, lives, until):
-        lived = in_turn(block, keys, lives, until)
-        return lived._replace(intended=lived.intended + 7 * (lives.time < until).astype(jnp.int32))
+    def marked(*args):
+        advance = blocks(*args)
 
-    monkeypatch.setattr(_mixed, "_in_turn", marked)
+        def leave_mark(lives, start, until):
+            lived, stop = advance(lives, start, until)
+            mark = 1000 * (start == 0).astype(jnp.int32)
+            return lived._replace(switches=lived.switches + mark), stop
+
+        return leave_mark
+
+    monkeypatch.setattr(_mixed, "in_blocks", marked)
     jax.clear_caches()
     problem = one_axis(0.4 if p_honest == 0.35 else 0.7, p_honest)
     found = bn.simulate(problem, KEY, num_agents=64, num_steps=200, tile=64)
-    assert ((np.asarray(found.intended) >= 7) == at_own_pace).all()
+    assert ((np.asarray(found.switches) >= 1000) == in_blocks).all()
     jax.clear_caches()
 
 

@@ -30,7 +30,7 @@ from ..belief import (
 from ..problem import AbstractFiniteProblem
 from ..response import tremble
 from ._agent import Agent
-from ._lives import Advance, Believer, Lives
+from ._lives import Advance, Believer, Known, Lives
 from ._random import words
 from ._record import Record, Running, Trajectory, end_of_quarter, in_quarters
 
@@ -97,10 +97,10 @@ def in_blocks(
     keys: UInt32[Array, "2 agents"],
     num_steps: int,
     record: Record,
-    excludes: bool,
+    known: Known,
 ) -> Advance:
     """A way to `live`: all agents at one pace."""
-    agent, num_lanes = believer.agent, keys.shape[1]
+    agent, num_lanes, excludes = believer.agent, keys.shape[1], known.excludes
     num_actions, num_features = agent.nothing().shape
     dtype = agent.likelihood.log_ratio.dtype
     table = step_table(agent, believer.prior.shape[1] > 1, excludes)
@@ -126,16 +126,12 @@ def in_blocks(
         A number that draws the intended action, and packed in another: what each action would
         bring about, the action of a tremble, and whether play trembles.
         """
-
-        def act() -> tuple[Array, Array]:
-            trembles, piece, draw = tremble(exploration, uniform(bits[:, 1], dtype), num_actions)
-            return draw, trembles.astype(jnp.int32) << 4 | piece
-
         shape = bits[:, 1].shape
-        still = jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
-        decided = num_actions == 2 and agent.policy.knows_boundary()
+        draw, fate = jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
         # Words for what is played are made where any is left to chance: it is half of the work.
-        draw, fate = lax.cond(exploration > 0, act, lambda: still) if decided else act()
+        if known.trembles or num_actions != 2 or not agent.policy.knows_boundary():
+            trembles, piece, draw = tremble(exploration, uniform(bits[:, 1], dtype), num_actions)
+            fate = trembles.astype(jnp.int32) << 4 | piece
         for action in reversed(range(num_actions)):
             fate = fate << width | consequence(action, bits[:, 0])
         return draw, fate

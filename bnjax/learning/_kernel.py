@@ -25,6 +25,7 @@ from ..problem import AbstractFiniteProblem
 from ..response import AbstractPolicy, tremble
 from ._agent import Agent
 from ._blocked import rounding_of_a_step, scale_of, step_table
+from ._lives import Known
 from ._plain import Tile
 from ._random import threefry
 from ._record import Record, Tally, quarters
@@ -80,17 +81,17 @@ def run_kernel(
     log_prior: Float[Array, "*agents models"],
     keys: UInt32[Array, "2 agents"],
     num_steps: int,
-    excludes: bool,
+    known: Known,
     interpret: bool = False,
 ) -> Tile:
     """Simulate a tile of agents.
 
     Parameters
     ----------
-    agent, log_prior, keys, num_steps, excludes : as for `live`.
+    agent, log_prior, keys, num_steps, known : as for `live`.
     interpret : run it without a GPU, slowly, for tests.
     """
-    problem, likelihood = agent.problem, agent.likelihood
+    problem, likelihood, excludes = agent.problem, agent.likelihood, known.excludes
     dtype = likelihood.log_ratio.dtype
     num_models, num_lanes = problem.num_models, keys.shape[1]
     num_actions, num_features = 2, problem.consequence.num_features

@@ -126,8 +126,22 @@ class Believer(NamedTuple):
         return counts.reshape(problem.num_actions, problem.consequence.num_features, -1)
 
 
+class Known(NamedTuple):
+    """What a program may rely on; what is not known when it is compiled is true.
+
+    Parameters
+    ----------
+    excludes : whether some model may rule out what happens. Then weights are made anew after an
+        observation that does so for the first time: what is left may be far below what was.
+    trembles : whether play may tremble.
+    """
+
+    excludes: bool
+    trembles: bool
+
+
 Advance = Callable[[Lives, Array, Array], tuple[Lives, Array]]
-Way = Callable[[Believer, UInt32[Array, "2 agents"], int, Record, bool], Advance]
+Way = Callable[[Believer, UInt32[Array, "2 agents"], int, Record, Known], Advance]
 
 
 def live(
@@ -137,23 +151,22 @@ def live(
     keys: UInt32[Array, "2 agents"],
     num_steps: int,
     record: Record,
-    excludes: bool,
+    known: Known,
     used: Int[Array, ""] | None = None,
 ) -> Tile:
     """Simulate agents.
 
     Parameters
     ----------
-    way : (believer, keys, num_steps, record, excludes) -> advance; and that is (lives, start,
+    way : (believer, keys, num_steps, record, known) -> advance; and that is (lives, start,
         until) -> (lives, stop), which takes all agents from step ``start`` to ``stop``, which is
         later, and ``until`` at most.
     agent, log_prior, keys, num_steps, record : as for `run_plain`.
-    excludes : whether some model may rule out what happens. Then weights are made anew after an
-        observation that does so for the first time: what is left may be far below what was.
+    known : what is known of them.
     used : how many of the agents are wanted (default: all); other lives end before they begin.
     """
     believer, num_agents = Believer.of(agent, log_prior), keys.shape[1]
-    advance = way(believer, keys, num_steps, record, excludes)
+    advance = way(believer, keys, num_steps, record, known)
     num_actions, num_features = believer.agent.nothing().shape
 
     def segment(state: tuple, until: Array) -> tuple[tuple, Lives | None]:

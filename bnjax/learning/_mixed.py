@@ -15,11 +15,11 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, UInt32
 
 from ._blocked import DRAWS, in_blocks
-from ._lives import Advance, Believer, Lives
-from ._moments import DEGREE, Block, moments_block
+from ._lives import Advance, Believer, Known, Lives
+from ._moments import DEGREE, moments_block
 from ._record import Record
 
 _TRIED = 4  # blocks of moments
@@ -32,60 +32,19 @@ def mixed(
     keys: UInt32[Array, "2 agents"],
     num_steps: int,
     record: Record,
-    excludes: bool,
+    known: Known,
     lanes: int,
 ) -> Advance:
     """A way to `live`: by moments, or at one pace as long as half the agents are restless.
 
     Parameters
     ----------
-    believer, keys, num_steps, record, excludes : as for any way; of one tile or of several.
+    believer, keys, num_steps, record, known : as for any way; of one tile or of several.
     lanes : agents of a tile. What one does depends on no other tile.
     """
-    block = moments_block(believer, num_steps, excludes)
+    block = moments_block(believer, num_steps, known)
     tiles = keys.reshape(2, -1, lanes)
-
-    def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
-        # Agents who meet wait for the slowest of them: that should be rare. (No product of what
-        # may be the largest integer.)
-        late = start > until // _LONGER
-        soon = jnp.where(late, until, jnp.minimum(until, _LONGER * jnp.maximum(start, DRAWS)))
-
-        def settle(tile: tuple[Lives, Array]) -> Lives:
-            lives, keys = tile
-            in_step = in_blocks(believer, keys, num_steps, record, excludes)
-            _, tried = lax.while_loop(
-                lambda state: (state[0] < _TRIED) & (state[1].time < soon).any(),
-                lambda state: (state[0] + 1, block(keys, state[1], soon)),
-                (0, lives),
-            )
-            brought = jnp.where(tried.time < soon, tried.time - lives.time, _TRIED * DEGREE)
-            slow = brought.sum() < _TRIED * _WORTH * lanes
-            lives = jax.tree.map(lambda old, new: jnp.where(slow, old, new), lives, tried)
-
-            def restless(lives: Lives) -> Array:
-                time = lives.time[0]
-                recent = time - lives.since < DEGREE
-                return slow & (time < soon) & (2 * recent.sum() > lanes)
-
-            return lax.while_loop(
-                restless, lambda lives: in_step(lives, lives.time[0], soon)[0], lives
-            )
-
-        apart = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], -1, lanes), lives)
-        first = jax.tree.map(lambda x: jnp.moveaxis(x, -2, 0), (apart, tiles))
-        apart = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2), lax.map(settle, first))
-        apart = _in_turn(block, tiles, apart, soon)
-        return jax.tree.map(lambda x, like: x.reshape(like.shape), apart, lives), soon
-
-    return advance
-
-
-def _in_turn(
-    block: Block, keys: UInt32[Array, "2 tiles lanes"], everyone: Lives, until: Int[Array, ""]
-) -> Lives:
-    """Each lane lives the lives of its agents, one in every tile, one after the other."""
-    num_tiles, lanes = keys.shape[1:]
+    num_tiles = tiles.shape[1]
 
     def of(tile: Array, x: Array) -> Array:
         """What each lane has in its tile: selects, where a gather would be slow."""
@@ -95,22 +54,70 @@ def _in_turn(
             x[..., 0, :],
         )
 
-    def turn(state: tuple[Lives, Array]) -> tuple[Lives, Array]:
-        everyone, tile = state
-        mine = of(tile, keys)
-        more = tile < num_tiles - 1
+    def restless(lives: Lives) -> Array:
+        """Whether half of the agents, who are at one step, have changed their minds lately."""
+        recent = lives.time[0] - lives.since < DEGREE
+        return 2 * recent.sum() > lanes
 
-        def busy(lives: Lives) -> Array:
-            # Whether someone is at work and nobody waits: one reduction, as it takes its time.
-            return jnp.where(lives.time < until, 1, jnp.where(more, 2, 0)).max() == 1
-
-        lives = jax.tree.map(lambda x: of(tile, x), everyone)
-        lives = lax.while_loop(busy, lambda lives: block(mine, lives, until), lives)
-        here = tile == jnp.arange(num_tiles, dtype=jnp.int32)[:, None]
-        everyone = jax.tree.map(
-            lambda whole, part: jnp.where(here, part[..., None, :], whole), everyone, lives
+    def settled(keys: Array, lives: Lives, tried: Lives, until: Array) -> Lives:
+        """What is kept of a trial: nothing, if it did not get far; then it goes on in blocks."""
+        left = until - lives.time[0]
+        wanted = jnp.minimum(_TRIED * _WORTH, left - left // 4)
+        slow = (tried.time - lives.time).sum() < wanted * lanes
+        lives = jax.tree.map(lambda old, new: jnp.where(slow, old, new), lives, tried)
+        in_step = in_blocks(believer, keys, num_steps, record, known)
+        return lax.while_loop(
+            lambda lives: slow & (lives.time[0] < until) & restless(lives),
+            lambda lives: in_step(lives, lives.time[0], until)[0],
+            lives,
         )
-        return everyone, tile + (more & (lives.time >= until)).astype(jnp.int32)
 
-    start = everyone, jnp.zeros(lanes, jnp.int32)
-    return lax.while_loop(lambda state: (state[0].time < until).any(), turn, start)[0]
+    def together(everyone: Lives, until: Array) -> Lives:
+        """First a trial of each tile; then each lane lives the lives of its agents in turn.
+
+        They are one in every tile. (All in one loop, for a block takes long to compile.)
+        """
+
+        def turn(state: tuple[Lives, Array, Array]) -> tuple[Lives, Array, Array]:
+            everyone, tile, count = state
+            trial, more = count < num_tiles, tile < num_tiles - 1
+            at = jnp.where(trial, count, tile)
+            mine, before = of(at, tiles), jax.tree.map(lambda x: of(at, x), everyone)
+
+            # Of those who are known to be restless there is nothing to try.
+            known_to_be = (before.time[0] > 0) & restless(before)
+            most = jnp.where(known_to_be, 0, _TRIED)
+
+            def busy(state: tuple[Lives, Array]) -> Array:
+                # Whether someone is at work and nobody waits: one reduction, as it takes its time.
+                lives, blocks = state
+                waits = jnp.where(more & ~trial, 2, 0)
+                at_work = jnp.where(lives.time < until, 1, waits).max() == 1
+                return at_work & (~trial | (blocks < most))
+
+            lives, _ = lax.while_loop(
+                busy,
+                lambda state: (block(mine, state[0], until), state[1] + 1),
+                (before, jnp.zeros((), jnp.int32)),
+            )
+            lives = lax.cond(trial, lambda: settled(mine, before, lives, until), lambda: lives)
+            here = at == jnp.arange(num_tiles, dtype=jnp.int32)[:, None]
+            everyone = jax.tree.map(
+                lambda whole, part: jnp.where(here, part[..., None, :], whole), everyone, lives
+            )
+            done = more & ~trial & (lives.time >= until)
+            return everyone, tile + done.astype(jnp.int32), count + 1
+
+        start = everyone, jnp.zeros(lanes, jnp.int32), jnp.zeros((), jnp.int32)
+        return lax.while_loop(lambda state: (state[0].time < until).any(), turn, start)[0]
+
+    def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
+        # Agents who meet wait for the slowest of them: that should be rare. (No product of what
+        # may be the largest integer.)
+        late = start > until // _LONGER
+        soon = jnp.where(late, until, jnp.minimum(until, _LONGER * jnp.maximum(start, DRAWS)))
+        apart = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], num_tiles, lanes), lives)
+        apart = together(apart, soon)
+        return jax.tree.map(lambda x, like: x.reshape(like.shape), apart, lives), soon
+
+    return advance

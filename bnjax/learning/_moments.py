@@ -37,7 +37,7 @@ from ..belief import AbstractMemory, PerfectMemory, weight_range
 from ..problem import AbstractFiniteProblem
 from ..response import AbstractPolicy, tremble
 from ._agent import Agent
-from ._lives import Advance, Believer, Lives
+from ._lives import Advance, Believer, Known, Lives
 from ._random import words
 from ._record import Record, Running, Trajectory, in_quarters, quarters
 
@@ -88,12 +88,12 @@ class _Table(NamedTuple):
 Block = Callable[[UInt32[Array, "2 agents"], Lives, Int[Array, ""]], Lives]
 
 
-def moments_block(believer: Believer, num_steps: int, excludes: bool) -> Block:
+def moments_block(believer: Believer, num_steps: int, known: Known) -> Block:
     """(keys, lives, until) -> lives: some steps, but for agents who are at ``until``."""
     table = _table(believer.agent)
 
     def block(keys: Array, lives: Lives, until: Array) -> Lives:
-        return _block(believer, table, keys, lives, until, num_steps, excludes)
+        return _block(believer, table, keys, lives, until, num_steps, known)
 
     return block
 
@@ -103,10 +103,10 @@ def by_moments(
     keys: UInt32[Array, "2 agents"],
     num_steps: int,
     record: Record,
-    excludes: bool,
+    known: Known,
 ) -> Advance:
     """A way to `live`: each agent at its own pace, whatever is recorded."""
-    block = moments_block(believer, num_steps, excludes)
+    block = moments_block(believer, num_steps, known)
 
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
         lives = lax.while_loop(
@@ -177,7 +177,11 @@ def _steps(probs: Float[Array, "models actions outcomes"]) -> Int[Array, ""]:
 
 
 def _foresee(
-    agent: Agent, table: _Table, keys: UInt32[Array, "2 agents"], time: Int[Array, " agents"]
+    agent: Agent,
+    table: _Table,
+    keys: UInt32[Array, "2 agents"],
+    time: Int[Array, " agents"],
+    trembles: bool,
 ) -> _Fates:
     """All of chance, which does not depend on beliefs."""
     exploration, dtype = agent.trembles(), agent.likelihood.log_ratio.dtype
@@ -197,12 +201,11 @@ def _foresee(
         # long.
         return reduce(or_, (some(first) << first for first in range(0, DEGREE, _AT_ONCE)))
 
-    def play() -> UInt32[Array, " agents"]:
-        return bits_of(1, lambda word: tremble(exploration, uniform(word, dtype), 2)[:2])
-
     found = bits_of(0, lambda word: [word >= least for least in table.least]) & table.possible
-    # Words for trembles are made where there are any: it is most of the work.
-    return _Fates(found, lax.cond(exploration > 0, play, lambda: jnp.zeros_like(found)))
+    play = jnp.zeros_like(found)
+    if trembles:
+        play = bits_of(1, lambda word: tremble(exploration, uniform(word, dtype), 2)[:2])
+    return _Fates(found, play)
 
 
 def _block(
@@ -212,21 +215,21 @@ def _block(
     lives: Lives,
     until: Int[Array, ""],
     num_steps: int,
-    excludes: bool,
+    known: Known,
 ) -> Lives:
     """Steps of every agent from one belief: until its action changes, and that step too."""
     agent = believer.agent
     _, top, _ = _range(lives.counts.dtype, table.moments.shape[1])
-    weight, slack, alive = believer.weights(lives.counts, top, excludes)
+    weight, slack, alive = believer.weights(lives.counts, top, known.excludes)
     favoured, boundary = agent.policy.boundary(slack + table.unsure)
     features = agent.table.features
     gain = sum(features[:, f, None] * coefficient for f, coefficient in enumerate(boundary))
     moments = jnp.dot(table.moments, weight * gain, precision=lax.Precision.HIGHEST)
-    dead = believer.deadly(alive) if excludes else None
+    dead = believer.deadly(alive) if known.excludes else None
     time = lives.time
     room = jnp.minimum(until - time, table.steps)
     early = jnp.clip(quarters(num_steps)[0] - time, 0, DEGREE)
-    fates = _foresee(agent, table, keys, time)
+    fates = _foresee(agent, table, keys, time, known.trembles)
     # A branch that is always taken: without it, a compiler would compute all of it anew in each
     # of the loops that use it.
     packed = lax.cond(

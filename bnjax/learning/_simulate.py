@@ -29,13 +29,13 @@ from .._devices import (
     wide_vectors,
 )
 from .._numerics import one_by_one
-from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, likelihood
+from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
 from ._agent import Agent, as_finite
 from ._blocked import can_run_blocked, in_blocks
 from ._kernel import can_run_kernel, run_kernel
-from ._lives import live
+from ._lives import Known, live
 from ._memory_limit import check_fits
 from ._mixed import mixed
 from ._moments import by_moments, can_run_moments
@@ -219,8 +219,10 @@ def _plan(
     problem, policy, memory = population.problem, population.policy, population.memory
     lanes = _lanes(problem.num_models) if tile is None else tile
     engine = _engine(problem, policy, memory, record, lanes, population.log_prior.ndim == 2)
-    excludes = engine != "plain" and _excludes(problem)
-    plan = _Plan(num_steps, record, lanes, engine, excludes, 1)
+    known = Known(excludes=True, trembles=True)
+    if engine != "plain":
+        known = _known(problem, policy, population.exploration)
+    plan = _Plan(num_steps, record, lanes, engine, known, 1)
     each, remembered = _bytes(plan, population)
     if tile is None:
         while lanes > 1 and lanes * (each + remembered) > _MOST_TILE_BYTES:
@@ -275,17 +277,21 @@ def _engine(
     return "blocked"
 
 
-def _excludes(problem: AbstractFiniteProblem) -> bool:
-    """Whether a model may rule out what happens; if that is not known, it may."""
-    if not is_concrete(problem):
-        return True
+def _known(
+    problem: AbstractFiniteProblem, policy: AbstractPolicy, exploration: Float[Array, ""]
+) -> Known:
+    if not is_concrete(problem, policy, exploration):
+        return Known(excludes=True, trembles=True)
     with jax.ensure_compile_time_eval():  # also inside a function that is being traced
-        return bool(_some_ruled_out(problem))
+        return Known(*map(bool, np.asarray(_looked_at(problem, policy, exploration))))
 
 
 @eqx.filter_jit
-def _some_ruled_out(problem: AbstractFiniteProblem) -> Array:
-    return likelihood(problem).ruled_out.any()
+def _looked_at(
+    problem: AbstractFiniteProblem, policy: AbstractPolicy, exploration: Float[Array, ""]
+) -> Bool[Array, "2"]:
+    agent = Agent(problem, policy, exploration=exploration)
+    return jnp.stack([agent.likelihood.ruled_out.any(), agent.trembles() > 0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +302,7 @@ class _Plan:
     record: Record
     lanes: int
     engine: str
-    excludes: bool
+    known: Known
     tiles: int
     queue: int = 1
 
@@ -344,12 +350,12 @@ def _tile(plan: _Plan, population: _Population, index: Array, used: Array | None
         prior = prior[jnp.minimum(agents, prior.shape[0] - 1)]
     keys = agent_keys(population.key, agents)
     if plan.engine == "kernel":
-        done = run_kernel(agent, prior, keys, plan.num_steps, plan.excludes)
+        done = run_kernel(agent, prior, keys, plan.num_steps, plan.known)
     elif plan.engine in _IN_LANES:
         together = partial(mixed, lanes=plan.lanes)
         way = {"blocked": in_blocks, "moments": by_moments, "mixed": together}[plan.engine]
         used = None if used is None else used * plan.lanes
-        done = live(way, agent, prior, keys, plan.num_steps, plan.record, plan.excludes, used)
+        done = live(way, agent, prior, keys, plan.num_steps, plan.record, plan.known, used)
     else:
         done = run_plain(agent, prior, keys, plan.num_steps, plan.record)
     valid = _makes_sense(population, prior)
