@@ -68,11 +68,16 @@ def packed(tree: Any) -> tuple[Any, list[Any]]:
     for leaf in leaves:
         if not isinstance(leaf, (jax.Array, np.ndarray)):
             layout.append(leaf)
-        elif on_host and leaf.size <= _FEW and not getattr(leaf, "committed", False):
-            kind = jax.random.key_impl(leaf) if is_typed_key(leaf) else None
-            values = np.asarray(leaf if kind is None else jax.random.key_data(leaf))
-            layout.append(_Bytes(values.dtype, values.shape, kind))
-            pieces.append(values.reshape(-1).view(np.uint8))
+            continue
+        kind = jax.random.key_impl(leaf) if is_typed_key(leaf) else None
+        dtype = np.dtype(np.uint32)
+        if kind is None:
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype.newbyteorder("="))
+        bound = getattr(leaf, "committed", False)
+        if on_host and not bound and leaf.size <= _FEW and dtype.kind in "biuf":
+            values = np.asarray(leaf if kind is None else jax.random.key_data(leaf), dtype)
+            layout.append(_Bytes(dtype, values.shape, kind))
+            pieces.append(np.frombuffer(values.tobytes(), np.uint8))
         else:
             layout.append(_Whole(len(arrays)))
             arrays.append(leaf)

@@ -127,8 +127,8 @@ def in_blocks(
         bring about, the action of a tremble, and whether play trembles.
         """
         shape = bits[:, 1].shape
+        # Where one action is certain, any number draws it, 0 too; to make others is half the work.
         draw, fate = jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
-        # Words for what is played are made where any is left to chance: it is half of the work.
         if known.trembles or num_actions != 2 or not agent.policy.knows_boundary():
             trembles, piece, draw = tremble(exploration, uniform(bits[:, 1], dtype), num_actions)
             fate = trembles.astype(jnp.int32) << 4 | piece

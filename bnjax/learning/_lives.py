@@ -162,7 +162,7 @@ def live(
         until) -> (lives, stop), which takes all agents from step ``start`` to ``stop``, which is
         later, and ``until`` at most.
     agent, log_prior, keys, num_steps, record : as for `run_plain`.
-    known : what is known of them.
+    known : what is known of the problem and of play, so that a program may be shorter.
     used : how many of the agents are wanted (default: all); other lives end before they begin.
     """
     believer, num_agents = Believer.of(agent, log_prior), keys.shape[1]

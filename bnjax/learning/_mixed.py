@@ -59,15 +59,17 @@ def mixed(
         recent = lives.time[0] - lives.since < DEGREE
         return 2 * recent.sum() > lanes
 
-    def settled(keys: Array, lives: Lives, tried: Lives, until: Array) -> Lives:
-        """What is kept of a trial: nothing, if it did not get far; then it goes on in blocks."""
-        left = until - lives.time[0]
+    def goes_far(before: Lives, tried: Lives, until: Array) -> Array:
+        """Whether a trial brought enough steps, or most of those that there are."""
+        left = until - before.time[0]
         wanted = jnp.minimum(_TRIED * _WORTH, left - left // 4)
-        slow = (tried.time - lives.time).sum() < wanted * lanes
-        lives = jax.tree.map(lambda old, new: jnp.where(slow, old, new), lives, tried)
+        brought = (tried.time - before.time).astype(jnp.float32)
+        return brought.mean() >= wanted.astype(jnp.float32)
+
+    def at_one_pace(keys: Array, lives: Lives, until: Array) -> Lives:
         in_step = in_blocks(believer, keys, num_steps, record, known)
         return lax.while_loop(
-            lambda lives: slow & (lives.time[0] < until) & restless(lives),
+            lambda lives: (lives.time[0] < until) & restless(lives),
             lambda lives: in_step(lives, lives.time[0], until)[0],
             lives,
         )
@@ -85,8 +87,8 @@ def mixed(
             mine, before = of(at, tiles), jax.tree.map(lambda x: of(at, x), everyone)
 
             # Of those who are known to be restless there is nothing to try.
-            known_to_be = (before.time[0] > 0) & restless(before)
-            most = jnp.where(known_to_be, 0, _TRIED)
+            unsettled = restless(before)
+            most = jnp.where((before.time[0] > 0) & unsettled, 0, _TRIED)
 
             def busy(state: tuple[Lives, Array]) -> Array:
                 # Whether someone is at work and nobody waits: one reduction, as it takes its time.
@@ -100,7 +102,11 @@ def mixed(
                 lambda state: (block(mine, state[0], until), state[1] + 1),
                 (before, jnp.zeros((), jnp.int32)),
             )
-            lives = lax.cond(trial, lambda: settled(mine, before, lives, until), lambda: lives)
+            lives = lax.cond(
+                trial & unsettled & ~goes_far(before, lives, until),
+                lambda: at_one_pace(mine, before, until),  # as if there had been no trial
+                lambda: lives,
+            )
             here = at == jnp.arange(num_tiles, dtype=jnp.int32)[:, None]
             everyone = jax.tree.map(
                 lambda whole, part: jnp.where(here, part[..., None, :], whole), everyone, lives
