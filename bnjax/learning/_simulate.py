@@ -29,7 +29,7 @@ from .._devices import (
     wide_vectors,
 )
 from .._numerics import one_by_one
-from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory, likelihood
+from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
 from ._agent import Agent, as_finite
@@ -281,23 +281,21 @@ def _known(
     problem: AbstractFiniteProblem, policy: AbstractPolicy, exploration: Float[Array, ""]
 ) -> Known:
     """What may be relied on: all of what is traced may happen."""
+    if not is_concrete(problem):
+        return Known(excludes=True, trembles=True)
+    traced = not is_concrete(policy, exploration)
     with jax.ensure_compile_time_eval():  # also inside a function that is being traced
-        excludes = not is_concrete(problem) or bool(_some_ruled_out(problem))
-        agent = problem, policy, exploration
-        trembles = not is_concrete(agent) or bool(_some_tremble(*agent))
-    return Known(excludes, trembles)
+        play = (BestResponse(), jnp.ones(())) if traced else (policy, exploration)
+        excludes, trembles = np.asarray(_looked_at(problem, *play))
+    return Known(bool(excludes), bool(trembles))
 
 
 @eqx.filter_jit
-def _some_ruled_out(problem: AbstractFiniteProblem) -> Bool[Array, ""]:
-    return likelihood(problem).ruled_out.any()
-
-
-@eqx.filter_jit
-def _some_tremble(
+def _looked_at(
     problem: AbstractFiniteProblem, policy: AbstractPolicy, exploration: Float[Array, ""]
-) -> Bool[Array, ""]:
-    return Agent(problem, policy, exploration=exploration).trembles() > 0
+) -> Bool[Array, "2"]:
+    agent = Agent(problem, policy, exploration=exploration)
+    return jnp.stack([agent.likelihood.ruled_out.any(), agent.trembles() > 0])
 
 
 @dataclasses.dataclass(frozen=True)
