@@ -21,7 +21,7 @@ import bnjax as bn
 from bnjax.learning._agent import Agent
 from bnjax.learning._blocked import in_blocks
 from bnjax.learning._kernel import run_kernel
-from bnjax.learning._lives import live
+from bnjax.learning._lives import Known, live
 from bnjax.learning._random import agent_keys
 
 from . import _harness as harness
@@ -39,14 +39,15 @@ def measure(num_models: int, size: tuple[int, int], runs: int, interpret: bool) 
     problem = bn.Problem(*arrays[:3], log_prior=arrays.log_prior)
     agent = Agent(problem, exploration=jnp.zeros((), jnp.float32))
     keys = agent_keys(jax.random.key(0), jnp.arange(num_agents, dtype=jnp.int32))
+    known = Known(excludes=False, trembles=False)
 
     @eqx.filter_jit
     def kernel(agent: Agent, keys: Any) -> Any:
-        return run_kernel(agent, agent.log_prior, keys, num_steps, False, interpret)
+        return run_kernel(agent, agent.log_prior, keys, num_steps, known, interpret)
 
     @eqx.filter_jit
     def loop(agent: Agent, keys: Any) -> Any:
-        return live(in_blocks, agent, agent.log_prior, keys, num_steps, None, False)
+        return live(in_blocks, agent, agent.log_prior, keys, num_steps, None, known)
 
     def peer(name: str, run: Callable[..., Any]) -> harness.Peer:
         def once() -> np.ndarray:
