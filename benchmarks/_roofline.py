@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from bnjax._devices import wide_vectors
+from bnjax._devices import tile_options
 from bnjax._numerics import fast_exp
 from bnjax.learning._random import threefry
 
@@ -95,7 +95,7 @@ def _jax_rate(function: Callable[[Any], Any], carry: Any, seconds: float) -> flo
         jax.shard_map(
             repeat, mesh=mesh, in_specs=(everywhere,), out_specs=everywhere, check_vma=False
         ),
-        compiler_options=wide_vectors(),
+        compiler_options=tile_options(),
     )
     best = _fastest(lambda: jax.block_until_ready(sharded(carry)), seconds)
     return _REPEATS * mesh.size / best

@@ -17,15 +17,19 @@ _FEW = 2**16  # numbers that are copied in less time than it takes to pass an ar
 
 
 @functools.cache
-def wide_vectors() -> dict[str, int]:
-    """Options of compilation for loops that gain by vectors as wide as the processor's.
+def tile_options() -> dict[str, int | str]:
+    """Options of compilation for loops over tiles that stay in a core's own cache.
 
-    By itself, XLA's CPU backend stops at 256 bits. Nothing is asked of a version of XLA that does
-    not know the option.
+    Vectors as wide as the processor's: by itself, XLA's CPU backend stops at 256 bits. And where
+    several CPU devices work on tiles of their own, no kernel is divided among the cores besides:
+    that moves half of a tile to a core that is busy with another, thousands of times a second.
+    Nothing is asked of a version of XLA that does not know the options.
     """
     if jax.default_backend() != "cpu":
         return {}
-    options = {"xla_cpu_prefer_vector_width": 512}
+    options: dict[str, int | str] = {"xla_cpu_prefer_vector_width": 512}
+    if mesh().size > 1:
+        options["xla_disable_hlo_passes"] = "cpu-parallel-task-assigner"
     try:
         jax.jit(lambda x: x, compiler_options=options)(0)
     except jax.errors.JaxRuntimeError:

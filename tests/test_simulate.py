@@ -17,7 +17,7 @@ import pytest
 from scipy.stats import binomtest, chi2, norm
 
 import bnjax as bn
-from bnjax._devices import packed, unpacked
+from bnjax._devices import packed, tile_options, unpacked
 from bnjax.learning import _simulate
 from bnjax.learning._memory_limit import check_fits
 from bnjax.learning._random import agent_keys, key_words, threefry, words
@@ -496,6 +496,22 @@ np.savez(sys.argv[1], *jax.tree.leaves(on_the_devices()))
     assert len(leaves) == len(others.files)
     for leaf, name in zip(leaves, others.files, strict=True):
         np.testing.assert_array_equal(leaf, others[name])
+
+
+def test_kernels_are_divided_among_cores_only_where_one_device_has_them_all():
+    """If XLA gives its pass another name, programs get slower, and this fails."""
+    code = """
+import jax, jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 4)
+from bnjax._devices import tile_options
+work = lambda x: jnp.polyval(jnp.arange(20.0), x)
+for options in (None, tile_options()):
+    text = jax.jit(work, compiler_options=options).lower(jnp.ones((64, 512))).compile().as_text()
+    print("outer_dimension_partitions" in text)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    assert ran.stdout.split() == [b"True", b"False"]
+    assert "xla_disable_hlo_passes" not in tile_options()  # of the tests' own process
 
 
 def test_vmap_equals_a_loop():

@@ -25,8 +25,8 @@ from .._devices import (
     host_array,
     mesh,
     packed,
+    tile_options,
     unpacked,
-    wide_vectors,
 )
 from .._numerics import one_by_one
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory
@@ -431,7 +431,7 @@ def _compiled() -> Any:
         plan, layout = static
         return _run_tiles(plan, *unpacked(layout, arrays))
 
-    return jax.jit(run, static_argnums=0, compiler_options=wide_vectors())
+    return jax.jit(run, static_argnums=0, compiler_options=tile_options())
 
 
 def _run_tiles(plan: _Plan, population: _Population, tiles: Int[Array, "3"]) -> Simulation:
