@@ -20,6 +20,7 @@ import bnjax as bn
 from bnjax._devices import packed, tile_options, unpacked
 from bnjax.learning import _simulate
 from bnjax.learning._memory_limit import check_fits
+from bnjax.learning._population import Population, compiled
 from bnjax.learning._random import agent_keys, key_words, threefry, words
 from tests.oracles import closed_forms, learner
 from tests.oracles.random_problems import random_problem
@@ -538,12 +539,12 @@ def test_only_the_key_may_be_traced(log_prior):
 def test_one_compilation_for_all_values():
     problem = one_axis(0.4, 0.4)
     bn.simulate(problem, KEY, num_agents=100, num_steps=20, tile=32)
-    before = _simulate._compiled()._cache_size()
+    before = compiled()._cache_size()
     for p, num_agents in [(0.3, 100), (0.9, 101)]:
         bn.simulate(
             one_axis(p, 0.6), jax.random.key(5), num_agents=num_agents, num_steps=20, tile=32
         )
-    assert _simulate._compiled()._cache_size() == before
+    assert compiled()._cache_size() == before
 
 
 # What is kept
@@ -774,7 +775,7 @@ def test_windows_are_needed_for_those_at_work_only():
         )
     )
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) == 44 * 500
-    population = _simulate._Population(
+    population = Population(
         problem,
         bn.BestResponse(),
         bn.WindowMemory(1000),
