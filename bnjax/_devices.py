@@ -1,5 +1,6 @@
 """The devices that share the work."""
 
+import contextlib
 import functools
 import math
 from typing import Any, NamedTuple
@@ -23,18 +24,19 @@ def tile_options() -> dict[str, int | str]:
     Vectors as wide as the processor's: by itself, XLA's CPU backend stops at 256 bits. And where
     several CPU devices work on tiles of their own, no kernel is divided among the cores besides:
     that moves half of a tile to a core that is busy with another, thousands of times a second.
-    Nothing is asked of a version of XLA that does not know the options.
+    A version of XLA is asked for nothing that it does not know.
     """
     if jax.default_backend() != "cpu":
         return {}
-    options: dict[str, int | str] = {"xla_cpu_prefer_vector_width": 512}
+    wanted: dict[str, int | str] = {"xla_cpu_prefer_vector_width": 512}
     if mesh().size > 1:
-        options["xla_disable_hlo_passes"] = "cpu-parallel-task-assigner"
-    try:
-        jax.jit(lambda x: x, compiler_options=options)(0)
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
+        wanted["xla_disable_hlo_passes"] = "cpu-parallel-task-assigner"
+    known: dict[str, int | str] = {}
+    for name, value in wanted.items():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.jit(lambda x: x, compiler_options={name: value})(0)
+            known[name] = value
+    return known
 
 
 def host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
