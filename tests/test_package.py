@@ -55,12 +55,13 @@ def test_import_leaves_the_devices_to_the_caller(tmp_path):
 
 
 def test_import_is_quick(tmp_path):
+    """Beside what it rests on: machines differ by five times, this ratio (0.44) hardly at all."""
     # Processor time, so that what else the machine is doing does not count.
     code = (
-        "import time, jax, equinox; start = time.process_time(); import bnjax; "
-        "print(time.process_time() - start)"
+        "from time import process_time as now; start = now(); import jax, equinox; between = now(); "
+        "import bnjax; print((now() - between) / (between - start))"
     )
-    assert min(float(run_python("-c", code, cwd=tmp_path)) for _ in range(3)) <= 0.3
+    assert min(float(run_python("-c", code, cwd=tmp_path)) for _ in range(3)) <= 0.6
 
 
 # The public names.
