@@ -58,8 +58,8 @@ def test_import_is_quick(tmp_path):
     """Beside what it rests on: machines differ by five times, this ratio (0.44) hardly at all."""
     # Processor time, so that what else the machine is doing does not count.
     code = (
-        "from time import process_time as now; start = now(); import jax, equinox; between = now(); "
-        "import bnjax; print((now() - between) / (between - start))"
+        "from time import process_time as now; start = now(); import jax, equinox; "
+        "between = now(); import bnjax; print((now() - between) / (between - start))"
     )
     assert min(float(run_python("-c", code, cwd=tmp_path)) for _ in range(3)) <= 0.6
 
