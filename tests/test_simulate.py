@@ -503,6 +503,7 @@ def test_kernels_are_divided_among_cores_only_where_one_device_has_them_all():
     """If XLA gives its pass another name, programs get slower, and this fails."""
     code = """
 import jax, jax.numpy as jnp
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 from bnjax._devices import tile_options
 work = lambda x: jnp.polyval(jnp.arange(20.0), x)
