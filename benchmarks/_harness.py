@@ -20,19 +20,14 @@ from typing import Any
 import jax
 import numpy as np
 
-
-def usable_cores() -> int:
-    """How many CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from bnjax._devices import usable_cores
 
 
 def use_all_cores() -> str:
     """Give JAX one CPU device a core, and say so; before JAX does anything else.
 
-    XLA's CPU backend runs a loop over small blocks almost serially: devices are how to use
-    all cores. The library never sets this itself.
+    XLA's CPU backend runs a loop over small blocks almost serially: devices are how diagrams use
+    all cores (populations have threads of their own). The library never sets this itself.
 
     Returns
     -------

@@ -230,7 +230,8 @@ def chunk_of(case: Case, threads: int) -> int:
 def runners(case: Case, threads: int) -> dict[str, Runner]:
     """All peers that are installed and know the case; bnjax first."""
     arguments = to_bnjax(case)
-    devices = len(jax.local_devices())
+    on_cpu = jax.default_backend() == "cpu"
+    workers, kind = (threads, "core") if on_cpu else (jax.local_device_count(), "GPU")
 
     def library(seed: int) -> Any:
         return jax.block_until_ready(bn.simulate(key=jax.random.key(seed), **arguments))
@@ -250,7 +251,7 @@ def runners(case: Case, threads: int) -> dict[str, Runner]:
         )
 
     tuned = {"chunk": chunk_of(case, threads), "num_threads": threads}
-    found = {f"bnjax, {devices} device{'s' * (devices > 1)}": Runner(library)}
+    found = {f"bnjax, {workers} {kind}{'s' * (workers > 1)}": Runner(library)}
     if case.agent_steps <= _SLOW:
         found["NumPy, naive"] = numpy("naive", avoid_denormals=False)
         found["NumPy, naive, tuned"] = numpy("naive", **tuned)
@@ -655,13 +656,14 @@ def _alone() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     names = ", ".join(f'"{case.name}"' for case in cases(False, True, True))
+    where = "benchmarks/results/simulate.json; of --quick and --only, nowhere"
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0],
         epilog=f"Cases: {names}; the largest only with --large, or on a GPU.",
     )
     parser.add_argument("--quick", action="store_true", help="few agents and runs: a smoke test")
     parser.add_argument(
-        "--out", type=Path, default=_RESULTS, help="where the JSON goes (default: %(default)s)"
+        "--out", type=Path, default=None, help=f"where the JSON goes (default: {where})"
     )
     parser.add_argument(
         "--runs", type=int, default=None, help="runs of every peer (default: 5; 1 with --quick)"
@@ -673,6 +675,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--memory-of", type=int, nargs=2, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    known = cases(options.quick, True, True)  # before JAX starts, and says if there is a GPU
+    if not _chosen(known, options.only):
+        there = ", ".join(f'"{case.name}"' for case in known)
+        parser.error(f'there is no case "{options.only}"; there are {there}')
+    whole = not options.quick and options.only is None
+    out = options.out or (_RESULTS if whole else None)
     note = harness.use_all_cores()
     if options.memory_of is not None:
         _memory_of(*options.memory_of)
@@ -691,9 +699,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rates = roofline.measure(0.02 if options.quick else 0.3, threads)
         print("\nroofline, all cores: " + ", ".join(f"{k} {v:.3g}" for k, v in rates.items()))
     known = cases(options.quick, options.large, jax.default_backend() == "gpu")
-    chosen = [case for case in known if case.name == options.only]
-    chosen = chosen or [case for case in known if case.name.startswith(options.only or "")]
-    results = []
+    chosen, results = _chosen(known, options.only), []
     for case in chosen:
         results.append(measure(case, runs, threads, rates))
         _print(results[-1])
@@ -723,15 +729,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{entry['peak_bytes_before'] / 2**20:,.0f} before; "
                 f"result {entry['result_bytes'] / 2**20:,.0f}; {entry['seconds']:.1f} s"
             )
-    harness.write_json(options.out, report)
-    print(f"\nwritten to {options.out}; outcomes agree: {report['agrees']}")
+    print(f"\noutcomes agree: {report['agrees']}")
+    if out is None:
+        return
+    harness.write_json(out, report)
+    print(f"written to {out}")
     if any(result["target"] is not None for result in results):
-        draw(results, options.out.with_suffix(".png"))
-        print(f"figure in {options.out.with_suffix('.png')}")
+        draw(results, out.with_suffix(".png"))
+        print(f"figure in {out.with_suffix('.png')}")
     if rates:
-        bounds = options.out.with_name(f"{options.out.stem}_roofline.png")
+        bounds = out.with_name(f"{out.stem}_roofline.png")
         draw_bounds(results, bounds)
         print(f"roofline in {bounds}")
+
+
+def _chosen(known: Sequence[Case], name: str | None) -> list[Case]:
+    """The case of this name, those that start so, or all."""
+    same = [case for case in known if case.name == name]
+    return same or [case for case in known if case.name.startswith(name or "")]
 
 
 def _versions() -> dict[str, str | None]:

@@ -231,8 +231,14 @@ def test_help_names_the_cases(capsys):
     with pytest.raises(SystemExit):
         benchmark.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for name in ('"general, M = 8"', '"window"', '"Gaussian"', "results/simulate.json)"):
+    for name in ('"general, M = 8"', '"window"', '"Gaussian"', "results/simulate.json;"):
         assert name in text
+
+
+def test_a_case_that_there_is_not_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--quick", "--only", "axsi"])
+    assert 'there is no case "axsi"; there are "general"' in capsys.readouterr().err
 
 
 def test_the_kernel_is_timed_where_there_is_a_gpu(tmp_path, capsys):
