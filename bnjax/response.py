@@ -36,6 +36,9 @@ class AbstractPolicy(eqx.Module):
     >>> [round(float(p), 2) for p in Matching().probabilities(jnp.array([0.3, 0.1]), 0.0)]
     [0.75, 0.25]
 
+    What is returned under the prior is checked before a simulation begins; an agent for whom it is
+    later NaN, negative or does not sum to one ends as `Outcome.INVALID`.
+
     Attributes
     ----------
     scale_free
@@ -406,6 +409,16 @@ def choose(
     trembles, piece, draw = tremble(exploration, number, probabilities.shape[0])
     intended = inverse_cdf(probabilities, draw)
     return intended, jnp.where(trembles, piece, intended)
+
+
+def is_built_in(policy: AbstractPolicy) -> bool:
+    """Whether nobody need ask if its probabilities are such."""
+    return type(policy) in (BestResponse, EpsilonGreedy, Logit, ThompsonSampling)
+
+
+def are_probabilities(found: Float[Array, "actions *batch"]) -> Bool[Array, "*batch"]:
+    """Whether a policy returned probabilities; NaN are none."""
+    return (found >= 0).all(0) & (jnp.abs(found.sum(0) - 1) < 1e-3)
 
 
 def check_policy(policy: Any) -> None:

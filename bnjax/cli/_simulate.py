@@ -15,14 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import (
+    BestResponse,
     FamilyProblem,
     Simulation,
     Stability,
     Trajectory,
-    __version__,
     equilibria,
     simulate,
 )
+from .._provenance import provenance
 from ..learning._outcome import mean_interval
 from ._common import (
     MANY,
@@ -41,6 +42,7 @@ from ._common import (
 )
 from ._learners import described, learner_options, memory_of, policy_of
 
+_BEST = "best-response", "epsilon-greedy"  # which need a rule for ties
 _LEVEL = 0.99
 _SNAPSHOTS = 200  # at most, for the figure and the JSON
 _PATHS = 40  # agents whose beliefs are kept one by one: those that the figure draws
@@ -162,13 +164,13 @@ def _report(
     shares = result.shares(_LEVEL)
     keys = {f"locked {a}": f"locked on {name}" for a, name in enumerate(names)}
     late = np.asarray(result.late_frequency, float)
+    said = {} if options["policy"] not in _BEST else {"ties": BestResponse().ties}
     locked = np.asarray(result.outcome) == 0
     since = np.asarray(result.since)[locked]
     return {
         "scenario": scenario,
         "parameters": dict(parameters),
-        "options": {k: v for k, v in options.items() if v is not None and k != "as_json"},
-        "precision": str(result.frequency.dtype),
+        "options": said | {k: v for k, v in options.items() if v is not None and k != "as_json"},
         "models": result.log_belief.shape[-1],
         "notes": _notes(options, problem, result),
         "confidence": _LEVEL,
@@ -205,7 +207,7 @@ def _report(
             )
         ),
         **_trajectory(problem, result),
-        "bnjax_version": __version__,
+        **provenance(),
     }
 
 
@@ -252,8 +254,7 @@ def _notes(options: Mapping[str, Any], problem: Any, result: Simulation) -> list
         notes.append(
             f"Simulated on a grid of {models:,} models; equilibria are those of the continuum."
         )
-    best = options["policy"] in ("best-response", "epsilon-greedy")
-    if not best or options["memory"] != "perfect":
+    if options["policy"] not in _BEST or options["memory"] != "perfect":
         notes.append("Equilibria are those of best response with perfect memory.")
     return notes
 

@@ -25,8 +25,10 @@ from ..response import (
     AbstractPolicy,
     BestResponse,
     PolicyTable,
+    are_probabilities,
     check_policy,
     choose,
+    is_built_in,
     policy_table,
 )
 from ._random import key_words, words
@@ -187,7 +189,10 @@ class Agent(eqx.Module):
         intended, action = choose(probabilities, self.trembles(), number)
         truth = self.problem.consequence
         consequence = truth.draw(action, bits[0])
-        observation = Observation(action, truth.features(action, consequence))
+        features = truth.features(action, consequence)
+        if not is_built_in(self.policy):  # what follows from no probabilities makes no sense
+            features = jnp.where(are_probabilities(probabilities), features, jnp.nan)
+        observation = Observation(action, features)
         memory = self.memory.update(state.memory, observation, state.time)
         payoff = truth.payoff_of(action, consequence)
         happened = Step(state.time, intended, action, consequence, payoff, observation)

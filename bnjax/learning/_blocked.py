@@ -28,7 +28,7 @@ from ..belief import (
     steps_between_refreshes,
 )
 from ..problem import AbstractFiniteProblem
-from ..response import tremble
+from ..response import are_probabilities, is_built_in, tremble
 from ._agent import Agent
 from ._lives import Advance, Believer, Known, Lives
 from ._random import words
@@ -106,7 +106,7 @@ def in_blocks(
     table = step_table(agent, believer.prior.shape[1] > 1, excludes)
     assert isinstance(agent.problem.consequence, Categorical)  # as `can_run_blocked` saw to
     probs = agent.problem.consequence.probs
-    exploration = agent.trembles()
+    exploration, built_in = agent.trembles(), is_built_in(agent.policy)
     probabilities = jax.vmap(agent.policy.probabilities, in_axes=(-1, -1), out_axes=-1)
     num_codes = num_actions * num_features
     width = (num_features - 1).bit_length()  # bits of a consequence
@@ -147,18 +147,24 @@ def in_blocks(
         means = jnp.dot(table.features, weight, precision=lax.Precision.HIGHEST)
         if not agent.policy.scale_free:
             means = means[:-1] / means[-1] * scale_of(agent.table.features)
-        intended = inverse_cdf(probabilities(means, slack), draw)
+        likely = probabilities(means, slack)
+        intended = inverse_cdf(likely, draw)
         trembled = fate >> (width * num_actions)
         action = jnp.where(trembled >= 16, trembled & 15, intended)
         outcome = (fate >> (action * width)) & ((1 << width) - 1)
         changed = (intended != _intended(before)).astype(jnp.int32)
-        return changed << 8 | intended << 4 | (action * num_features + outcome)
+        packed = changed << 8 | intended << 4 | (action * num_features + outcome)
+        if built_in:
+            return packed
+        return packed | (~are_probabilities(likely)).astype(jnp.int32) << 9
 
     def noted(tally: tuple[Array, Array], packed: Array, i: Array) -> tuple[Array, Array]:
         """Counts, and a bit for each step in which the intended action changed."""
         counts, changes = tally
         new = (_code(packed) == codes).astype(dtype)
-        return counts + new, changes | (packed >> 8) << i
+        if not built_in:  # what follows from no probabilities makes no sense
+            new = jnp.where(packed >> 9 == 1, jnp.nan, new)
+        return counts + new, changes | ((packed >> 8) & 1) << i
 
     def block(state: tuple, chance: tuple[Array, Array], limit: Array) -> tuple:
         """Steps ``done`` to ``limit`` at most, from one refresh to the next."""
@@ -222,7 +228,8 @@ def in_blocks(
 
 
 # What happens in a step, in one number: the pair of action and consequence in four bits, the
-# intended action in the next four, and then whether that changed.
+# intended action in the next four, then whether that changed; and, of policies that are not built
+# in, whether what they returned were no probabilities.
 
 
 def _code(packed: Array) -> Array:

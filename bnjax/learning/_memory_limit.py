@@ -22,8 +22,8 @@ def check_fits(each: int, num_agents: int, work: int) -> None:
         raise ValueError(
             f"the results of {num_agents:,} agents would take {_readable(size)}, and "
             f"{_readable(work)} more to work with; {_readable(available)} of memory are free. "
-            "Record fewer snapshots (`record.every`), leave out `beliefs`, remember less "
-            "(`memory`), or simulate fewer agents."
+            "Simulate fewer agents at a time; fewer snapshots (`record`), or some without "
+            "`beliefs`, take less, and so does a memory that keeps less."
         )
 
 

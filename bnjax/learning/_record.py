@@ -19,7 +19,7 @@ class Trajectory(eqx.Module):
 
     Parameters
     ----------
-    every : steps between snapshots.
+    every : steps between snapshots; those after its last multiple are in none.
     beliefs : whether to keep the probability of every model, and not only the mean parameter.
 
     Raises
@@ -155,3 +155,8 @@ class Snapshot(eqx.Module):
     intended: Int[Array, "*batch"]
     mean_theta: Float[Array, "*batch parameters"]
     belief: Float[Array, "*batch models"] | None
+
+    @property
+    def time(self) -> Int[Array, "*batch"]:
+        """Steps made by then."""
+        return jnp.round(self.action_counts.sum(-1)).astype(jnp.int32)

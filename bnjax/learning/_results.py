@@ -31,7 +31,8 @@ class Simulation(eqx.Module):
         locked.
     switches : [N, 2] how often the intended action changed in the third and the fourth quarter.
     outcome : [N] codes of `Outcome`.
-    trajectory : `Snapshot` of arrays [N, S, ...] after every ``record.every`` steps, or None.
+    trajectory : `Snapshot` of arrays [N, S, ...], one after every so many steps of a `Trajectory`
+        (its ``time`` says which), or None.
     record : final carry of a `Running` statistic, or None.
     num_steps : steps taken.
     """
