@@ -115,7 +115,7 @@ def test_rounding_is_within_its_bound():
     """Log-weights in float32 against float64, after 10^5 observations."""
     rng = np.random.default_rng(0)
     for seed in range(3):
-        arrays = random_problem(seed, "generic", num_actions=3)
+        arrays = random_problem(seed, "generic", num_actions=3, num_models=9, num_consequences=3)
         counts = rng.integers(0, 30_000, np.asarray(arrays["probs"]).shape)
         found = {}
         for x64 in (False, True):

@@ -17,16 +17,18 @@ import pytest
 from scipy.stats import binomtest, chi2, norm
 
 import bnjax as bn
-from bnjax._devices import packed, tile_options, unpacked
-from bnjax.learning import _simulate
+from bnjax import _devices
+from bnjax._devices import packed, tile_options, unpacked, usable_cores
+from bnjax.learning import _population, _simulate
 from bnjax.learning._memory_limit import check_fits
-from bnjax.learning._population import Population, compiled
+from bnjax.learning._population import Population
 from bnjax.learning._random import agent_keys, key_words, threefry, words
 from tests.oracles import closed_forms, learner
 from tests.oracles.random_problems import random_problem
 
 ROOT = Path(__file__).parent.parent
 KEY = jax.random.key(0)
+ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="of CPUs")
 
 
 def two_models(p_sycophantic, p_honest, steps, q=0.65):
@@ -128,7 +130,8 @@ def test_what_is_packed_is_unpacked():
     }
     layout, arrays = packed(tree)
     assert hash(layout) == hash(packed(tree)[0])
-    assert len(arrays) == 3  # what is bound, what is large, and all others together
+    if jax.default_backend() == "cpu":
+        assert len(arrays) == 3  # what is bound, what is large, and all others together
     again = unpacked(layout, arrays)
     assert jax.tree.structure(again) == jax.tree.structure(tree)
     for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(again), strict=True):
@@ -343,7 +346,13 @@ def test_a_correct_model_and_exploration_find_the_optimum():
     result = bn.simulate(problem, KEY, num_agents=200, num_steps=3000, exploration=0.1)
     np.testing.assert_allclose(result.late_frequency[:, 1].mean(), 0.95, atol=0.01)
     assert (np.asarray(result.intended) == 1).mean() > 0.98
-    same = bn.simulate(problem, KEY, num_agents=200, num_steps=3000, policy=bn.EpsilonGreedy(0.1))
+
+
+@pytest.mark.slow  # policies are compared with learners on paper
+def test_exploration_may_be_the_policys_or_not():
+    options = {"num_agents": 200, "num_steps": 300}
+    result = bn.simulate(one_axis(0.4, 0.4), KEY, exploration=0.1, **options)
+    same = bn.simulate(one_axis(0.4, 0.4), KEY, policy=bn.EpsilonGreedy(0.1), **options)
     assert_same_lives(result, same)
 
 
@@ -468,52 +477,110 @@ def test_adding_agents_never_changes_the_earlier_ones():
                 np.testing.assert_array_equal(a, b[:num_agents])
 
 
-def on_the_devices():
-    """Populations of every simulator of CPUs; one problem has no parameters."""
+def dealt_out(few=False):
+    """Leaves of populations of every simulator of CPUs; one problem has no parameters."""
     options = {"num_agents": 700, "num_steps": 60, "tile": 64, "record": bn.Trajectory(20)}
+    choices = ({}, {"memory": bn.WindowMemory(9)}, {"policy": bn.Logit(0.1)})
     nameless = bn.Problem(**random_problem(1, num_actions=2, num_consequences=2, num_models=70))
-    return [
-        *(
-            bn.simulate(one_axis(0.4, 0.4), jax.random.key(1), **options, **choice)
-            for choice in ({}, {"memory": bn.WindowMemory(9)}, {"policy": bn.Logit(0.1)})
-        ),
-        bn.simulate(nameless, jax.random.key(2), num_agents=900, num_steps=300, tile=128),
-        bn.simulate(one_axis(0.7, 0.6, 33), KEY, num_agents=60, num_steps=200, tile=16),
-    ]
+    found = [bn.simulate(nameless, jax.random.key(2), num_agents=1300, num_steps=300, tile=128)]
+    for choice in choices[: 1 if few else 3]:
+        found += [bn.simulate(one_axis(0.4, 0.4), jax.random.key(1), **options, **choice)]
+    if not few:
+        found += [bn.simulate(one_axis(0.7, 0.6, 33), KEY, num_agents=180, num_steps=200, tile=16)]
+    return jax.tree.leaves(found)
 
 
-def test_devices_do_not_change_results(tmp_path):
+@pytest.mark.parametrize(
+    ("granted", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 3)]
+)
+def test_containers_may_grant_fewer_cores(granted, cores, tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text(granted + "\n")
+    monkeypatch.setattr(_devices, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(_devices, "_granted", _devices._granted.__wrapped__)
+    monkeypatch.setattr(_devices.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert usable_cores() == cores
+
+
+@ON_CPU
+def test_cores_do_not_change_results(monkeypatch):
+    monkeypatch.setattr(_simulate, "_MOST_TILES", 4)  # one program for any number of cores
+    found = []
+    for cores in (1, 3, 4):
+        monkeypatch.setattr(_population, "usable_cores", lambda cores=cores: cores)
+        found.append(dealt_out())
+    for others in found[1:]:
+        for a, b in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_devices_do_not_change_results(tmp_path, monkeypatch):
+    """Those of CPUs are dealt out as if they were others, which a test may not have."""
     code = """
 import sys, jax
 jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np
-from tests.test_simulate import on_the_devices
-np.savez(sys.argv[1], *jax.tree.leaves(on_the_devices()))
+from bnjax.learning import _population, _simulate
+from tests.test_simulate import dealt_out
+_simulate.num_workers = jax.local_device_count
+_simulate.run_all = _population._on_devices
+np.savez(sys.argv[1], *dealt_out(few=True))
 """
     file = tmp_path / "four.npz"
     subprocess.run([sys.executable, "-c", code, str(file)], cwd=ROOT, check=True)
-    assert jax.local_device_count() == 1
-    leaves, others = jax.tree.leaves(on_the_devices()), np.load(file)
-    assert len(leaves) == len(others.files)
-    for leaf, name in zip(leaves, others.files, strict=True):
+    others = np.load(file)
+    monkeypatch.setattr(_simulate, "_MOST_TILES", 4)  # as above: compiled already
+    for leaf, name in zip(dealt_out(few=True), others.files, strict=True):
         np.testing.assert_array_equal(leaf, others[name])
 
 
-def test_kernels_are_divided_among_cores_only_where_one_device_has_them_all():
+@ON_CPU
+def test_threads_take_over_the_precision_of_their_caller(x64, monkeypatch):
+    monkeypatch.setattr(_population, "usable_cores", lambda: 3)
+    monkeypatch.setattr(_simulate, "_MOST_TILES", 2)
+    problem = one_axis(0.7, 0.6)
+    assert problem.models.dtype == jnp.float64
+    result = bn.simulate(problem, KEY, num_agents=50, num_steps=20, tile=8)
+    assert result.frequency.dtype == jnp.float64
+    monkeypatch.setattr(_population, "usable_cores", lambda: 1)
+    alone = bn.simulate(problem, KEY, num_agents=50, num_steps=20, tile=8)
+    for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_progress_tells_of_all_agents_and_may_stop_them(cores, monkeypatch):
+    monkeypatch.setattr(_population, "usable_cores", lambda: cores)
+    monkeypatch.setattr(_simulate, "_MOST_TILES", 2)
+    told = []
+
+    def run(progress):
+        options = {"num_agents": 100, "num_steps": 20, "tile": 8}
+        return bn.simulate(one_axis(0.7, 0.6), KEY, progress=progress, **options)
+
+    run(lambda *done: told.append(done))
+    if jax.default_backend() == "cpu" and cores == 1:
+        assert len(told) == 7  # two tiles of eight at a time, the last not full
+    assert told == sorted(told)
+    assert told[-1] == (100, 100)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupt)
+
+
+@ON_CPU
+def test_kernels_are_not_divided_among_cores():
     """If XLA gives its pass another name, programs get slower, and this fails."""
-    code = """
-import jax, jax.numpy as jnp
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)
-from bnjax._devices import tile_options
-work = lambda x: jnp.polyval(jnp.arange(20.0), x)
-for options in (None, tile_options()):
-    text = jax.jit(work, compiler_options=options).lower(jnp.ones((64, 512))).compile().as_text()
-    print("outer_dimension_partitions" in text)
-"""
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE)
-    assert ran.stdout.split() == [b"True", b"False"]
-    assert "xla_disable_hlo_passes" not in tile_options()  # of the tests' own process
+
+    def text(options):
+        work = jax.jit(lambda x: jnp.polyval(jnp.arange(20.0), x), compiler_options=options)
+        return work.lower(jnp.ones((512, 512))).compile().as_text()
+
+    if usable_cores() > 1:
+        assert "outer_dimension_partitions" in text(None)
+    assert "outer_dimension_partitions" not in text(tile_options())
 
 
 def test_vmap_equals_a_loop():
@@ -537,15 +604,14 @@ def test_only_the_key_may_be_traced(log_prior):
     assert shape.shape == (10,)
 
 
-def test_one_compilation_for_all_values():
+def test_one_compilation_for_all_values(monkeypatch):
     problem = one_axis(0.4, 0.4)
     bn.simulate(problem, KEY, num_agents=100, num_steps=20, tile=32)
-    before = compiled()._cache_size()
+    monkeypatch.setattr(_population, "_run_tiles", None)  # not traced again
     for p, num_agents in [(0.3, 100), (0.9, 101)]:
         bn.simulate(
             one_axis(p, 0.6), jax.random.key(5), num_agents=num_agents, num_steps=20, tile=32
         )
-    assert compiled()._cache_size() == before
 
 
 # What is kept
@@ -558,9 +624,7 @@ def test_trajectory():
     result = bn.simulate(problem, KEY, record=record, **options)
     shots = result.trajectory
     assert shots.action_counts.shape == (40, 9, 2)
-    np.testing.assert_array_equal(
-        shots.action_counts.sum(-1), np.tile(np.arange(10, 91, 10), (40, 1))
-    )
+    np.testing.assert_array_equal(shots.time, np.tile(np.arange(10, 91, 10), (40, 1)))
     np.testing.assert_allclose(shots.belief.sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(shots.belief @ problem.theta, shots.mean_theta, atol=1e-5)
     # A shorter run ends where a longer one has passed.
@@ -640,17 +704,23 @@ def test_policies_and_memories_of_a_users_own():
     assert float(sour.belief.max(1).mean()) > float(kind.belief.max(1).mean())
 
 
-def test_memory_does_not_grow_with_steps():
-    sizes = [
-        sum(
-            x.nbytes
-            for x in jax.tree.leaves(
-                bn.simulate(one_axis(0.4, 0.4), KEY, num_agents=8, num_steps=t)
-            )
-        )
-        for t in (10, 1000)
-    ]
+@ON_CPU
+def test_memory_does_not_grow_with_steps(monkeypatch):
+    """Neither what comes back nor what a compiled program works with."""
+    sizes = []
+
+    def measure(plan, population, *rest):
+        layout, arrays = packed(population)
+        lowered = _population._shared().lower(plan, layout, arrays, np.zeros(2, np.int32))
+        used = lowered.compile().memory_analysis()
+        sizes.append((used.temp_size_in_bytes, used.output_size_in_bytes))
+        return _population.run_all(plan, population, *rest)
+
+    monkeypatch.setattr(_simulate, "run_all", measure)
+    for num_steps in (100, 10_000):
+        bn.simulate(one_axis(0.4, 0.4), KEY, num_agents=8, num_steps=num_steps, tile=8)
     assert sizes[0] == sizes[1]
+    assert min(sizes[0]) > 0
 
 
 def test_shares_have_exact_intervals():
@@ -821,8 +891,53 @@ def test_statistics_of_ones_own_may_start_from_a_number():
     found = bn.simulate(TOSSES, KEY, num_agents=5, num_steps=20, record=total, tile=5)
     np.testing.assert_allclose(found.record, 20 * found.mean_payoff, rtol=1e-6)
     count = bn.Running(lambda agent: 0, lambda sum_, step, state, agent: sum_ + step.payoff)
-    with pytest.raises(ValueError, match=r"`record.update` must return what `record.init` does"):
+    with pytest.raises(ValueError, match=r"`record.update` must return what .* got float32 of sh"):
         bn.simulate(TOSSES, KEY, num_agents=5, num_steps=20, record=count)
+
+
+class Late(bn.AbstractPolicy):
+    """Tosses a coin, and goes wrong where the first action is believed to pay well."""
+
+    wrong: jax.Array
+
+    def features(self, payoffs):
+        return payoffs
+
+    def probabilities(self, means, slack):
+        return jnp.where(means[0] > 0.55, self.wrong.astype(means.dtype), jnp.full(2, 0.5))
+
+
+@pytest.mark.parametrize("memory", [None, bn.DiscountedMemory(0.1)], ids=["blocked", "plain"])
+def test_agents_whose_policy_goes_wrong_are_invalid(memory):
+    problem = bn.scenarios.sycophancy(0.7, 0.6).discretize(8)
+    options = {"num_agents": 40, "num_steps": 12, "tile": 40, "memory": memory}
+    right = bn.simulate(problem, KEY, policy=Late(jnp.array([0.5, 0.5])), **options)
+    assert (right.outcome != bn.Outcome.INVALID).all()
+    for wrong in ([jnp.nan, jnp.nan], [2.0, -1.0], [0.3, 0.3]):
+        found = bn.simulate(problem, KEY, policy=Late(jnp.array(wrong)), **options)
+        bad = np.asarray(found.outcome == bn.Outcome.INVALID)
+        assert 0 < bad.sum() < 40
+        np.testing.assert_array_equal(found.frequency[~bad], right.frequency[~bad])
+        assert np.isnan(found.frequency[bad]).all()
+
+
+def test_programs_are_forgotten_with_those_of_jax(monkeypatch):
+    """And depend on settings of JAX as theirs do."""
+    draw = bn.Running(
+        lambda agent: jnp.zeros(()),
+        lambda sum_, step, state, agent: (
+            sum_ + jax.random.uniform(jax.random.fold_in(jax.random.key(5), step.time), (3,))[1]
+        ),
+    )
+    found = []
+    for setting in (True, False, True):
+        with jax.threefry_partitionable(setting):
+            found += [bn.simulate(TOSSES, KEY, num_agents=1, num_steps=9, record=draw).record]
+    assert found[0] == found[2] != found[1]
+    jax.clear_caches()
+    monkeypatch.setattr(_population, "_run_tiles", None)
+    with pytest.raises(TypeError):
+        bn.simulate(TOSSES, KEY, num_agents=1, num_steps=9, record=draw)
 
 
 @pytest.mark.parametrize("most", [1, 3, 6])

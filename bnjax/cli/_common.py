@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .. import Phase, scenarios
+from .._devices import usable_cores
 from ..problem import AbstractProblem
 
 EXPLORATION = "exploration"
@@ -128,11 +129,10 @@ def settings(x64: bool = False) -> Iterator[None]:
 
     Those of the cache are taken back afterwards, for whoever calls the command from Python.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         # Too late where JAX has started already: then its devices are the caller's choice.
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", cores)
+            jax.config.update("jax_num_cpu_devices", usable_cores())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     wanted = {
         "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")

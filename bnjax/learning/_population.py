@@ -1,10 +1,12 @@
-"""A population: one tile of its agents, and all tiles dealt out to devices."""
+"""A population: one tile of its agents, and all tiles dealt out to cores or devices."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -25,11 +27,12 @@ from .._devices import (
     packed,
     tile_options,
     unpacked,
+    usable_cores,
 )
 from .._numerics import one_by_one
 from ..belief import AbstractMemory
 from ..problem import AbstractFiniteProblem
-from ..response import AbstractPolicy
+from ..response import AbstractPolicy, is_built_in
 from ._agent import Agent
 from ._blocked import in_blocks
 from ._kernel import run_kernel
@@ -132,8 +135,10 @@ def _makes_sense(population: Population, prior: Array) -> Bool[Array, "*agents"]
 
 def _simulation(plan: Plan, agent: Agent, done: Tile, valid: Array) -> Simulation:
     truth, tally = agent.problem.consequence, done.tally
-    # A sum as a product with ones: how XLA groups the terms of another depends on how many devices
-    # there are.
+    if not is_built_in(agent.policy):
+        valid = valid & ~jnp.isnan(tally.evidence).any((1, 2))
+    # A sum as a product with ones: how XLA groups the terms of another depends on what else is in
+    # the program.
     log = done.log_belief - done.log_belief.max(1, keepdims=True)
     ones = jnp.ones(log.shape[1], log.dtype)
     total = jnp.dot(jnp.exp(log), ones, precision=lax.Precision.HIGHEST)
@@ -168,44 +173,164 @@ def merge(stacked: Simulation, num_agents: int) -> Simulation:
     return jax.tree.map(lambda x: _agents(x)[:num_agents], stacked)
 
 
-# On the devices
+# All tiles
+
+Progress = Callable[[int, int], None] | None
+_COMPILING = threading.RLock()
+
+
+def num_workers() -> int:
+    """How many shares of the tiles are simulated at a time."""
+    return usable_cores() if jax.default_backend() == "cpu" else mesh().size
+
+
+def run_all(plan: Plan, population: Population, num_agents: int, progress: Progress) -> Simulation:
+    """Simulate all tiles on all cores, or on all devices that are no CPUs."""
+    run = _on_cores if jax.default_backend() == "cpu" else _on_devices
+    return run(plan, population, num_agents, progress)
+
+
+def _run_tiles(plan: Plan, population: Population, first: Array, count: Array) -> Simulation:
+    """Simulate so many tiles from the first: at most those that there is room for."""
+    # Arrays without elements (problems may have no parameters) are made here: as arguments of a
+    # loop they crash XLA's partitioner in JAX 0.11.
+    population = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype) if eqx.is_array(x) and not x.size else x, population
+    )
+    tile = eqx.filter_jit(run_tile)  # traced once, for shapes and for the loop
+    shapes = eqx.filter_eval_shape(tile, plan, population, first, count)
+    num = plan.tiles // plan.queue
+    room = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), shapes)
+
+    def one(i: Array, room: Simulation) -> Simulation:
+        done = i * plan.queue
+        used = jnp.minimum(count - done, plan.queue)
+        new = tile(plan, population, first + done, used)
+        return jax.tree.map(lambda whole, part: whole.at[i].set(part), room, new)
+
+    room = lax.fori_loop(0, -(-count // plan.queue), one, room)
+    return jax.tree.map(_agents, room)
+
+
+# On the cores of a CPU
+
+
+def _on_cores(
+    plan: Plan, population: Population, num_agents: int, progress: Progress
+) -> Simulation:
+    """Threads take one share of the tiles after the other, all with the same program.
+
+    One device has a stream of execution for each thread that calls it: so this uses all cores,
+    however many CPU devices JAX was told to make.
+    """
+    layout, arrays = packed(population)
+    # Settings of JAX are those of a thread: others trace nothing, and get arrays as they are.
+    # (Bytes, the last of them, are the same whatever the settings.)
+    device = jax.local_devices()[0]
+    arrays = [
+        x if type(x) is np.ndarray and x.dtype == np.uint8 else jax.device_put(x, device)
+        for x in arrays
+    ]
+    with _COMPILING:  # once, also if several threads of the caller's ask for it
+        lowered = _shared().lower(plan, layout, arrays, np.zeros(2, np.int32))
+        program = lowered.compile()
+    leaves, structure = jax.tree.flatten(lowered.out_info)
+    whole = [host_array((num_agents, *x.shape[1:]), x.dtype) for x in leaves]
+    num_tiles = -(-num_agents // plan.lanes)
+    each = min(plan.tiles, -(-num_tiles // num_workers()))
+    firsts = range(0, num_tiles, each)
+    pending, others = iter(firsts), min(num_workers(), len(firsts)) - 1
+    finished: list[int] = []
+
+    def one(first: int) -> None:
+        tiles = np.array([first, min(each, num_tiles - first)], np.int32)
+        begin = first * plan.lanes
+        end = min(begin + each * plan.lanes, num_agents)
+        for array, part in zip(whole, jax.tree.leaves(program(arrays, tiles)), strict=True):
+            array[begin:end] = np.asarray(part)[: end - begin]
+        finished.append(end - begin)
+
+    def work(progress: Progress = None) -> None:
+        try:
+            while (first := next(pending, None)) is not None:
+                one(first)
+                if progress is not None:
+                    progress(sum(finished), num_agents)
+        except BaseException:  # then nobody goes on
+            for _ in pending:
+                pass
+            raise
+
+    if not others:
+        work(progress)
+    else:
+        with ThreadPoolExecutor(others) as pool:
+            futures = [pool.submit(work) for _ in range(others)]
+            work(progress)
+        for future in futures:
+            future.result()
+        if progress is not None:
+            progress(num_agents, num_agents)
+    return jax.tree.unflatten(structure, jax.device_put(whole))
 
 
 @functools.cache
-def compiled() -> Any:
-    """`_run_tiles`; unlike `equinox.filter_jit`, it does not wait for the results."""
+def _shared() -> Any:
+    """The program of a share. JAX keeps what it has compiled, for all of its settings."""
 
-    def run(static: tuple, arrays: list[Array]) -> Simulation:
-        plan, layout = static
-        return _run_tiles(plan, *unpacked(layout, arrays))
+    def run(plan: Plan, layout: Any, arrays: list[Array], tiles: Array) -> Simulation:
+        return _run_tiles(plan, unpacked(layout, arrays), tiles[0], tiles[1])
 
-    return jax.jit(run, static_argnums=0, compiler_options=tile_options())
+    return jax.jit(run, static_argnums=(0, 1), compiler_options=tile_options())
 
 
-def _run_tiles(plan: Plan, population: Population, tiles: Int[Array, "3"]) -> Simulation:
-    """Simulate a range of tiles: the first, how many are each device's share, and the end."""
+# On other devices
+
+
+def _on_devices(
+    plan: Plan, population: Population, num_agents: int, progress: Progress
+) -> Simulation:
+    """A round of shares after the other; agents of several devices are gathered on the host."""
+    devices, num_tiles = mesh().size, -(-num_agents // plan.lanes)
+    if any(x.committed for x in jax.tree.leaves(population) if isinstance(x, Array)):
+        population = jax.device_put(population, everywhere())
+    layout, arrays = packed(population)
+    gathered: list[Any] = []
+    structure = None
+    for start in range(0, num_tiles, plan.tiles * devices):
+        each = -(-min(num_tiles - start, plan.tiles * devices) // devices)
+        done = _sharded(plan, layout, arrays, np.array([start, each, num_tiles], np.int32))
+        leaves, structure = jax.tree.flatten(done)
+        ends = np.minimum((start + each * np.arange(devices + 1)) * plan.lanes, num_agents)
+        if devices == 1:
+            gathered.append(_first(leaves, int(ends[1] - ends[0])))
+        else:
+            gathered = gathered or [host_array((num_agents, *x.shape[1:]), x.dtype) for x in leaves]
+            for array, leaf in zip(gathered, leaves, strict=True):
+                for i, (begin, end) in enumerate(pairwise(ends)):
+                    share = np.asarray(leaf.addressable_data(i))  # of a device, in their order
+                    array[begin:end] = share[: end - begin]
+        if progress is not None:
+            jax.block_until_ready(done)
+            progress(int(ends[-1]), num_agents)
+    assert structure is not None
+    if devices == 1:
+        pairs = zip(*gathered, strict=True)
+        gathered = [x[0] if len(x) == 1 else jnp.concatenate(x) for x in pairs]
+    return jax.tree.unflatten(structure, jax.device_put(gathered))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _sharded(plan: Plan, layout: Any, arrays: list[Array], tiles: Array) -> Simulation:
+    """Simulate a range of tiles: the first, how many are each device's share, and the end.
+
+    `equinox.filter_jit` would wait for the results.
+    """
 
     def share(population: Population, tiles: Array) -> Simulation:
-        # Arrays without elements (problems may have no parameters) are made here: as arguments of a
-        # loop they crash XLA's partitioner in JAX 0.11.
-        population = jax.tree.map(
-            lambda x: x if x.size else jnp.zeros(x.shape, x.dtype), population
-        )
         start, each, stop = tiles
         first = start + lax.axis_index("devices") * each
-        count = jnp.clip(stop - first, 0, each)
-        tile = eqx.filter_jit(run_tile)  # traced once, for shapes and for the loop
-        shapes = eqx.filter_eval_shape(tile, plan, population, first, count)
-        num = plan.tiles // plan.queue
-        room = jax.tree.map(lambda x: jnp.zeros((num, *x.shape), x.dtype), shapes)
-
-        def one(i: Array, room: Simulation) -> Simulation:
-            done = i * plan.queue
-            used = jnp.minimum(count - done, plan.queue)
-            new = tile(plan, population, first + done, used)
-            return jax.tree.map(lambda whole, part: whole.at[i].set(part), room, new)
-
-        return lax.fori_loop(0, -(-count // plan.queue), one, room)
+        return _run_tiles(plan, population, first, jnp.clip(stop - first, 0, each))
 
     return jax.shard_map(
         share,
@@ -213,47 +338,15 @@ def _run_tiles(plan: Plan, population: Population, tiles: Int[Array, "3"]) -> Si
         in_specs=(EVERYWHERE, EVERYWHERE),
         out_specs=SPLIT,
         check_vma=False,
-    )(population, tiles)
+    )(unpacked(layout, arrays), tiles)
 
 
-def run_all(
-    plan: Plan,
-    population: Population,
-    num_agents: int,
-    progress: Callable[[int, int], None] | None,
-) -> Simulation:
-    """Simulate all tiles on all devices; the agents of several devices are gathered on the host."""
-    devices = mesh().size
-    num_tiles = -(-num_agents // plan.lanes)
-    if any(x.committed for x in jax.tree.leaves(population) if isinstance(x, Array)):
-        population = jax.device_put(population, everywhere())
-    stays = devices == 1 and jax.default_backend() != "cpu"  # what is on an accelerator
-    gathered: list[Any] = []
-    structure = None
-    for start in range(0, num_tiles, plan.tiles * devices):
-        each = -(-min(num_tiles - start, plan.tiles * devices) // devices)
-        layout, arrays = packed((population, np.array([start, each, num_tiles], np.int32)))
-        done = compiled()((plan, layout), arrays)
-        leaves, structure = jax.tree.flatten(done)
-        ends = np.minimum((start + each * np.arange(devices + 1)) * plan.lanes, num_agents)
-        if stays:
-            gathered.append([_agents(leaf)[: ends[1] - ends[0]] for leaf in leaves])
-        else:
-            gathered = gathered or [host_array((num_agents, *x.shape[2:]), x.dtype) for x in leaves]
-            for array, leaf in zip(gathered, leaves, strict=True):
-                for i, (begin, end) in enumerate(pairwise(ends)):
-                    share = np.asarray(leaf.addressable_data(i))  # of a device, in their order
-                    array[begin:end] = _agents(share)[: end - begin]
-        if progress is not None:
-            jax.block_until_ready(done)
-            progress(int(ends[-1]), num_agents)
-    assert structure is not None
-    if stays:
-        pairs = zip(*gathered, strict=True)
-        gathered = [x[0] if len(x) == 1 else jnp.concatenate(x) for x in pairs]
-    return jax.tree.unflatten(structure, jax.device_put(gathered))
+@partial(jax.jit, static_argnums=1)
+def _first(arrays: list[Array], num: int) -> list[Array]:
+    """The leading rows of all: one call, where each slice by itself would be another."""
+    return [x[:num] for x in arrays]
 
 
-def _agents(shares: Any) -> Any:
+def _agents(shares: Array) -> Array:
     """Agents of tiles in a row."""
     return shares.reshape(shares.shape[0] * shares.shape[1], *shares.shape[2:])

@@ -16,7 +16,6 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._check import as_float, check_exploration, check_key, is_concrete, whole
-from .._devices import mesh
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -27,7 +26,7 @@ from ._lives import Known
 from ._memory_limit import check_fits
 from ._moments import can_run_moments
 from ._own import check_own
-from ._population import Plan, Population, merge, run_all, run_tile
+from ._population import Plan, Population, merge, num_workers, run_all, run_tile
 from ._record import Record, Running, Trajectory
 from ._results import Simulation
 
@@ -58,13 +57,14 @@ def simulate(
     """Simulate a population of misspecified Bayesian learners.
 
     Agents learn by themselves: each plays, observes what the true environment brings about, and
-    updates its belief over the models by Bayes' rule. All local devices
-    share the work; under `jax.jit` or `jax.vmap` (over problems, priors, keys, ...) one does.
+    updates its belief over the models by Bayes' rule. All cores of a CPU that this process may use
+    share the work, or all local devices of another kind; under `jax.jit` or `jax.vmap` (over
+    problems, priors, keys, ...) one device does it.
     Memory does not grow with the number of steps unless ``record`` asks for it.
 
     Agent i uses the key ``fold_in(key, i)`` and the arithmetic of a tile of fixed size, so that
-    its life depends neither on how many agents or devices there are nor on batching (which may
-    round the last bits of its final belief in another way); that holds within one backend and
+    its life depends neither on how many agents, cores or devices there are nor on batching (which
+    may round the last bits of its final belief in another way); that holds within one backend and
     version of JAX. Of keys that are not of JAX's default kind, two words are taken for one.
 
     Parameters
@@ -152,12 +152,12 @@ def simulate(
         alone = dataclasses.replace(plan, queue=1)
         stacked = lax.map(lambda i: run_tile(alone, population, i), tiles)
         return merge(stacked, num_agents)
-    lane = (plan.tiles + 2) * each + 2 * remembered
-    # Every device has a copy of the priors too.
-    check_fits(each, num_agents, mesh().size * (plan.lanes * lane + prior.nbytes))
     # No more room than is needed, which would only be cleared; powers of two, to compile less.
-    needed = -(-num_agents // (plan.lanes * mesh().size))
+    needed = -(-num_agents // (plan.lanes * num_workers()))
     room = max(plan.queue, min(plan.tiles, 1 << (needed - 1).bit_length()))
+    work = num_workers() * plan.lanes * ((room + 2) * each + 2 * remembered)
+    copies = 1 if jax.default_backend() == "cpu" else num_workers()  # of the priors
+    check_fits(each, num_agents, work + copies * prior.nbytes)
     return run_all(dataclasses.replace(plan, tiles=room), population, num_agents, progress)
 
 
@@ -221,11 +221,12 @@ def _bytes(plan: Plan, population: Population) -> tuple[int, int]:
     """Bytes that the results of an agent take, and what it remembers."""
     leaves, structure = jax.tree.flatten(population)
     shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x for x in leaves)
-    return _bytes_of(plan, structure, tuple(shapes))
+    wide = jax.dtypes.canonicalize_dtype(np.float64)  # what a user's function makes depends on it
+    return _bytes_of(plan, structure, tuple(shapes), wide)
 
 
 @functools.lru_cache(maxsize=256)  # tracing for nothing but shapes takes milliseconds
-def _bytes_of(plan: Plan, structure: Any, shapes: tuple) -> tuple[int, int]:
+def _bytes_of(plan: Plan, structure: Any, shapes: tuple, wide: np.dtype) -> tuple[int, int]:
     population = jax.tree.unflatten(structure, shapes)
     done = eqx.filter_eval_shape(run_tile, plan, population, jax.ShapeDtypeStruct((), jnp.int32))
     memory = eqx.filter_eval_shape(_remembered, population)
