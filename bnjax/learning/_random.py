@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Int, UInt32
 
 from .._check import is_typed_key
@@ -51,7 +52,9 @@ def agent_keys(key: Array, agents: Int[Array, " agents"]) -> UInt32[Array, "2 ag
     """
     start = _key_data(key) if _is_threefry(key) else key_words(key)
     zero = jnp.zeros(agents.shape, jnp.uint32)
-    return _two_words(*threefry((start[0], start[1]), (zero, agents.astype(jnp.uint32))))
+    folded = threefry((start[0], start[1]), (zero, agents.astype(jnp.uint32)))
+    # Both in one kernel, 40 rounds, are more than the compiler of JAX 0.12 gets done with.
+    return _two_words(*lax.optimization_barrier(folded))
 
 
 def _is_threefry(key: Array) -> bool:
