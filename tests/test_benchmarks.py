@@ -58,12 +58,11 @@ def test_numpy_uses_the_codes_of_the_library():
         assert getattr(numpy_phase, name) == bn.Phase[name]
 
 
-@pytest.mark.slow  # its peers are held against rational arithmetic above
 @pytest.mark.parametrize(
     ("options", "names"),
     [
         (["--only", "sycophancy"], {"sycophancy"}),
-        (["--memory"], {"sycophancy", "general", "continuous"}),
+        pytest.param(["--memory"], {"sycophancy", "general", "continuous"}, marks=pytest.mark.slow),
     ],
 )
 def test_the_benchmark_runs_and_its_peers_agree(options, names, tmp_path):

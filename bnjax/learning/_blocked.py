@@ -153,18 +153,18 @@ def in_blocks(
         action = jnp.where(trembled >= 16, trembled & 15, intended)
         outcome = (fate >> (action * width)) & ((1 << width) - 1)
         changed = (intended != _intended(before)).astype(jnp.int32)
-        packed = changed << 8 | intended << 4 | (action * num_features + outcome)
+        packed = changed << 9 | intended << 4 | (action * num_features + outcome)
         if built_in:
             return packed
-        return packed | (~are_probabilities(likely)).astype(jnp.int32) << 9
+        return packed | (~are_probabilities(likely)).astype(jnp.int32) << 8
 
     def noted(tally: tuple[Array, Array], packed: Array, i: Array) -> tuple[Array, Array]:
         """Counts, and a bit for each step in which the intended action changed."""
         counts, changes = tally
         new = (_code(packed) == codes).astype(dtype)
         if not built_in:  # what follows from no probabilities makes no sense
-            new = jnp.where(packed >> 9 == 1, jnp.nan, new)
-        return counts + new, changes | ((packed >> 8) & 1) << i
+            new = jnp.where((packed >> 8) & 1 == 1, jnp.nan, new)
+        return counts + new, changes | (packed >> 9) << i
 
     def block(state: tuple, chance: tuple[Array, Array], limit: Array) -> tuple:
         """Steps ``done`` to ``limit`` at most, from one refresh to the next."""
@@ -228,8 +228,8 @@ def in_blocks(
 
 
 # What happens in a step, in one number: the pair of action and consequence in four bits, the
-# intended action in the next four, then whether that changed; and, of policies that are not built
-# in, whether what they returned were no probabilities.
+# intended action in the next four, then whether a policy that is not built in returned no
+# probabilities; and whether the intended action changed.
 
 
 def _code(packed: Array) -> Array:

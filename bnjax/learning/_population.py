@@ -236,10 +236,10 @@ def _on_cores(
         program = lowered.compile()
     leaves, structure = jax.tree.flatten(lowered.out_info)
     whole = [host_array((num_agents, *x.shape[1:]), x.dtype) for x in leaves]
-    num_tiles = -(-num_agents // plan.lanes)
-    each = min(plan.tiles, -(-num_tiles // num_workers()))
+    num_tiles, workers = -(-num_agents // plan.lanes), num_workers()
+    each = min(plan.tiles, -(-num_tiles // workers))
     firsts = range(0, num_tiles, each)
-    pending, others = iter(firsts), min(num_workers(), len(firsts)) - 1
+    pending, others = iter(firsts), min(workers, len(firsts)) - 1
     finished: list[int] = []
 
     def one(first: int) -> None:

@@ -153,10 +153,11 @@ def simulate(
         stacked = lax.map(lambda i: run_tile(alone, population, i), tiles)
         return merge(stacked, num_agents)
     # No more room than is needed, which would only be cleared; powers of two, to compile less.
-    needed = -(-num_agents // (plan.lanes * num_workers()))
+    workers = num_workers()
+    needed = -(-num_agents // (plan.lanes * workers))
     room = max(plan.queue, min(plan.tiles, 1 << (needed - 1).bit_length()))
-    work = num_workers() * plan.lanes * ((room + 2) * each + 2 * remembered)
-    copies = 1 if jax.default_backend() == "cpu" else num_workers()  # of the priors
+    work = workers * plan.lanes * ((room + 2) * each + 2 * remembered)
+    copies = 1 if jax.default_backend() == "cpu" else workers  # of the priors
     check_fits(each, num_agents, work + copies * prior.nbytes)
     return run_all(dataclasses.replace(plan, tiles=room), population, num_agents, progress)
 
