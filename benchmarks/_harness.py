@@ -20,14 +20,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from bnjax._devices import usable_cores
+from bnjax._cores import usable_cores
 
 
 def use_all_cores() -> str:
     """Give JAX one CPU device a core, and say so; before JAX does anything else.
 
-    XLA's CPU backend runs a loop over small blocks almost serially: devices are how diagrams use
-    all cores (populations have threads of their own). The library never sets this itself.
+    XLA's CPU backend runs a loop over small blocks almost serially: devices are how peers in JAX
+    use all cores, as the library does by threads of its own. It never sets this itself.
 
     Returns
     -------

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from bnjax._devices import tile_options
+from bnjax._cores import tile_options
 from bnjax._numerics import fast_exp
 from bnjax.learning._random import threefry
 

@@ -1,10 +1,7 @@
-"""The devices that share the work."""
+"""The devices that share the work, and what travels to them."""
 
-import contextlib
 import functools
 import math
-import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,45 +13,7 @@ from ._check import is_typed_key
 
 EVERYWHERE, SPLIT = PartitionSpec(), PartitionSpec("devices")
 _ALIGNMENT = 64  # bytes, of XLA's buffers on CPUs
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _FEW = 2**16  # numbers that are copied in less time than it takes to pass an array
-
-
-def usable_cores() -> int:
-    """How many this process may use: those that it may run on, if a container grants no less."""
-    known = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, math.ceil(min(known or 1, _granted())))
-
-
-@functools.cache
-def _granted() -> float:
-    """Cores' worth of time that the control group of this process may take (Linux, version 2)."""
-    if not _QUOTA.exists():
-        return math.inf
-    time, period = _QUOTA.read_text().split()  # microseconds, the first of which may be "max"
-    return math.inf if time == "max" else int(time) / int(period)
-
-
-@functools.cache
-def tile_options() -> dict[str, int | str]:
-    """Options of compilation for loops over tiles, one a core, that stay in the core's own cache.
-
-    Vectors as wide as the processor's: by itself, XLA's CPU backend stops at 256 bits. And no
-    kernel is divided among the cores: that moves half of a tile to a core that is busy with
-    another, thousands of times a second. A version of XLA is asked for nothing that it does not
-    know.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    known: dict[str, int | str] = {}
-    for name, value in (
-        ("xla_cpu_prefer_vector_width", 512),
-        ("xla_disable_hlo_passes", "cpu-parallel-task-assigner"),
-    ):
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            jax.jit(lambda x: x, compiler_options={name: value})(0)
-            known[name] = value
-    return known
 
 
 def host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -82,9 +41,8 @@ class _Bytes(NamedTuple):
 def packed(tree: Any) -> tuple[Any, list[Any]]:
     """A hashable layout and some arrays, of which `unpacked` makes the pytree again.
 
-    A compiled call takes some time for each array that it has to copy to several devices. So on a
-    CPU the bytes of all small ones go in one vector, but for those that are bound to a device;
-    other backends leave them where they are.
+    A compiled call takes some time for each array. So on a CPU the bytes of all small ones go in
+    one vector, but for those that are bound to a device; other backends leave them where they are.
     """
     leaves, structure = jax.tree.flatten(tree)
     on_host = jax.default_backend() == "cpu"
@@ -135,8 +93,9 @@ def unpacked(layout: Any, arrays: list[Any]) -> Any:
 
 @functools.cache
 def mesh() -> Mesh:
-    """All devices of this process, in a row."""
-    return Mesh(np.asarray(jax.local_devices()), ("devices",))
+    """All devices of this process, in a row. One is enough of CPUs: threads share its cores."""
+    devices = jax.local_devices()
+    return Mesh(np.asarray(devices[:1] if devices[0].platform == "cpu" else devices), ("devices",))
 
 
 def everywhere() -> NamedSharding:

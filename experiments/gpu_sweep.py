@@ -40,6 +40,12 @@ def theory(p, q, e):
     return np.where(flatter, both, neither), border
 
 
+def _where() -> str:
+    devices = jax.local_devices()
+    kind = devices[0].device_kind
+    return "the cores of a CPU" if kind == "cpu" else f"{len(devices)} {kind} device(s)"
+
+
 def run(quick: bool, points: int | None = None, store: Path | None = None) -> Results:
     points = points or (30 if quick else 500)
     rates = dict.fromkeys(("p_sycophantic", "p_honest"), f"0.01:0.99:{points}")
@@ -63,8 +69,7 @@ def run(quick: bool, points: int | None = None, store: Path | None = None) -> Re
         {"gpu_sweep": figure},
         {
             "gpu_sweep": f"Phases with exploration {_SLICE:g}, a slice of {status.cells:,} cells: "
-            f"{speed} on {len(jax.local_devices())} "
-            f"{jax.local_devices()[0].device_kind} device(s). Cells on a border itself, where the "
+            f"{speed} on {_where()}. Cells on a border itself, where the "
             "best fit is exactly one half, are indeterminate."
         },
         rows,

@@ -17,10 +17,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import xarray as xr
+from jax.sharding import Mesh
 
 import bnjax as bn
-from bnjax.sweeps import _others, _sweep, _work
+from bnjax import _cores, _devices
+from bnjax.sweeps import _others, _program, _sweep, _work
 
 CHUNK, CHUNKS = 8, 16
 SLOW = 200_000  # steps of a loop that make a chunk take some milliseconds
@@ -304,12 +307,20 @@ def run(store, **options):
             int(process),
             heartbeat_timeout_seconds=int(options.pop("heartbeat", 100)),
         )
+    if cores := options.pop("cores", None):
+        _cores.usable_cores = lambda: int(cores)
+    if options.pop("apart", None):  # devices of CPUs, as if they were others
+        devices = Mesh(np.asarray(jax.local_devices()), ("devices",))
+        _devices.mesh = _program.mesh = lambda: devices
+        _program.num_workers = jax.local_device_count
+        _program.ThreadPoolExecutor = lambda _: None
     _others.VISIBLE_SECONDS = float(options.pop("visible", 60.0))
     check, seconds = _sweep.Store.done, float(options.pop("check", 0.0))
     _sweep.Store.done = lambda *args: time.sleep(seconds) or check(*args)
     numbers = {name: int(value) for name, value in options.items()}
     start(store, progress=lambda done, _: print(done, flush=True), **numbers)
-    print(json.dumps({"devices": len(jax.local_devices()), "processes": jax.process_count()}))
+    found = {"shares": _program.num_workers(), "devices": _program.mesh().size}
+    print(json.dumps(found | {"processes": jax.process_count()}))
 
 
 if __name__ == "__main__":

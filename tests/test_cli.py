@@ -25,12 +25,6 @@ ROOT = Path(__file__).parent.parent
 AXES = ["--x", "p_sycophantic=0.05:0.95:6", "--y", "p_honest=0.1:0.9:5"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_process_settings():
-    """Start JAX before the command can set devices."""
-    jax.devices()
-
-
 def run(*args, width=100):
     return CliRunner(env={"COLUMNS": str(width)}).invoke(main, list(map(str, args)))
 
@@ -338,7 +332,6 @@ def test_settings_are_made_in_the_process(tmp_path):
 import os, jax
 from bnjax.cli._common import settings
 with settings(x64=True):
-    assert jax.device_count("cpu") == len(os.sched_getaffinity(0))
     assert jax.numpy.ones(()).dtype == "float64"
     cache = os.path.join(os.environ["XDG_CACHE_HOME"], "bnjax", "jax")
     assert jax.config.jax_compilation_cache_dir == cache
@@ -355,7 +348,7 @@ def test_help():
     assert "Usage" in succeed()
     text = " ".join(succeed("phase-diagram", "--help").split())
     assert "JAX_COMPILATION_CACHE_DIR" in text
-    assert "every processor core" in text
+    assert "All processor cores" in text
     assert "which of several to play. [default: first]" in text
     assert bn.__version__ in succeed("--version")
 

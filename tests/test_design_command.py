@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -20,12 +19,6 @@ BOX = ["--environments", "p_sycophantic=0.55:0.9", "--environments", "p_honest=0
 COUNTS = ["--agents", "200", "--horizon", "100", "--certified", "9"]
 SMALL = [*COUNTS, "--steps", "30", "--starts", "2"]
 SEARCH = ["design", "sycophancy", "width=0", "--vary", "support", *BOX, *SMALL, "--seed", "3"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_process_settings():
-    """Start JAX before the command can set devices."""
-    jax.devices()
 
 
 def run(*args, width=80):

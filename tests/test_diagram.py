@@ -5,6 +5,8 @@ import math
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import chex
@@ -15,6 +17,8 @@ import pytest
 import xarray as xr
 
 import bnjax as bn
+from bnjax import _cores
+from bnjax._cores import num_workers
 from bnjax.diagram import _exact
 from bnjax.diagram._arguments import axis as axis_of
 
@@ -253,10 +257,11 @@ def test_one_compilation_for_all_tiles_and_calls(diagram):
             assert bn.phase_diagram(line, axes, exploration=exploration).phase.shape == shape
 
 
-def test_tiles_and_padding_do_not_change_results(diagram):
+def test_tiles_and_padding_do_not_change_results(diagram, monkeypatch):
     # Of these cells, every second one of every third row, once more: in other tiles, or others
     # of a tile, and next to others.
-    tile = _TILE * jax.local_device_count()
+    monkeypatch.setattr(_cores, "usable_cores", lambda: 1)
+    tile = _TILE * num_workers()
     axes = {"share": np.linspace(0, 1, 61), "other": np.linspace(0, 1, 2 * tile // 61)}
     few = {"share": axes["share"][::3], "other": axes["other"][::2]}
     done = []
@@ -264,7 +269,11 @@ def test_tiles_and_padding_do_not_change_results(diagram):
     assert_same(whole.isel(share=slice(None, None, 3), other=slice(None, None, 2)), few)
     total = 61 * len(axes["other"])
     assert tile < total
-    assert done == [(min(end, total), total) for end in range(tile, total + tile, tile)]
+    ends = [0, *(cells for cells, _ in done)]
+    assert {whole for _, whole in done} == {total}
+    assert len(done) > 1
+    assert ends[-1] == total
+    assert 0 < min(np.diff(ends)) <= max(np.diff(ends)) <= tile
 
 
 def assert_same(result, axes):
@@ -275,14 +284,51 @@ def assert_same(result, axes):
         np.testing.assert_array_equal(result[name], again[name], err_msg=name)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of CPUs")
+def test_cores_do_not_change_results(diagram, monkeypatch):
+    axes = {"share": np.linspace(0, 1, 61), "other": np.linspace(0, 1, 101)}
+    found, threads = [], set()
+
+    def inner(*args):
+        threads.add(threading.get_ident())
+        time.sleep(0.02)  # for other threads to begin
+        return unravel_index(*args)
+
+    unravel_index = np.unravel_index
+    monkeypatch.setattr(np, "unravel_index", inner)
+    for cores in (1, 4):
+        monkeypatch.setattr(_cores, "usable_cores", lambda cores=cores: cores)
+        threads.clear()
+        found.append(bn.phase_diagram(line, axes))
+        assert (len(threads) > 1) == (cores > 1)
+        assert found[-1].attrs["num_cores"] == cores
+        del found[-1].attrs["num_cores"]
+    xr.testing.assert_identical(*found)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of CPUs")
+def test_threads_take_over_the_precision_of_their_caller(x64, monkeypatch):
+    monkeypatch.setattr(_cores, "usable_cores", lambda: 3)
+    axes = {"share": np.linspace(0.05, 0.95, 31), "other": np.linspace(0.1, 0.9, 4)}
+    result = bn.phase_diagram(plain_line, axes)
+    assert result.mixed_strategy.dtype == np.float64
+    np.testing.assert_array_equal(result.phase, cellwise(axes))
+
+
 def test_devices_do_not_change_results(diagram, tmp_path):
+    """Those of CPUs are dealt out as if they were others, which a test may not have."""
     code = """
 import sys, jax
 jax.config.update("jax_num_cpu_devices", 3)
 import numpy as np, bnjax as bn
+from bnjax import _devices
+from bnjax.diagram import _phase_diagram, _tiles
 from tests.test_diagram import AXES, line
+devices = jax.sharding.Mesh(np.asarray(jax.local_devices()), ("devices",))
+_devices.mesh = _phase_diagram.mesh = lambda: devices
+_tiles._to_cores = _tiles._to_devices
 result = bn.phase_diagram(line, AXES)
-assert result.attrs["num_devices"] == jax.local_device_count()
+assert jax.local_device_count() == 3
 np.savez(sys.argv[1], **{name: result[name].values for name in result.data_vars})
 """
     file = tmp_path / "three.npz"

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.stats import binomtest
 
 import bnjax as bn
 from tests.test_plot import assert_readable
@@ -28,13 +29,15 @@ def simulated():
         progress=lambda *cells: done.append(cells),
         **POPULATION,
     )
-    assert done == [(6, 6)]
+    assert done[-1] == (6, 6)
+    assert done == sorted(set(done))
     return diagram
 
 
 def test_what_is_exact_stays_as_it_is(simulated):
     exact = bn.phase_diagram(bn.scenarios.sycophancy, AXES, exploration=0.02)
-    assert set(simulated.data_vars) - set(exact.data_vars) == {"frequency", "outcome_share"}
+    more = {"frequency", "outcome_share", "outcome_interval"}
+    assert set(simulated.data_vars) - set(exact.data_vars) == more
     for name in exact.data_vars:
         np.testing.assert_array_equal(simulated[name], exact[name])
     assert simulated.attrs["method"] == "simulate"
@@ -86,11 +89,24 @@ def test_populations_do_what_theory_says(simulated):
     assert both.outcome_share.isel(outcome=slice(2)).sum() > 0.99
 
 
+def test_shares_have_confidence_intervals(simulated):
+    shares = simulated.outcome_share.isel(p_sycophantic=slice(0, 2))
+    assert float(shares.min()) == 0
+    assert float(shares.max()) == 1
+    for cell in shares.stack(cell=shares.dims).transpose("cell"):
+        count = round(200 * float(cell))
+        want = binomtest(count, 200).proportion_ci(0.99, method="exact")
+        where = {name: cell[name].item() for name in shares.dims}
+        got = simulated.outcome_interval.sel(where)
+        np.testing.assert_allclose(got.sel(interval_bound=["low", "high"]), want, atol=1e-6)
+
+
 def test_what_makes_no_sense_is_not_simulated_and_harms_no_neighbour(simulated):
     invalid = simulated.isel(p_sycophantic=2)
     assert (invalid.phase == bn.Phase.INVALID).all()
     assert invalid.frequency.isnull().all()
     assert invalid.outcome_share.isnull().all()
+    assert invalid.outcome_interval.isnull().all()
     assert simulated.frequency.isel(p_sycophantic=slice(0, 2)).notnull().all()
 
 

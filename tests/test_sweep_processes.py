@@ -71,13 +71,13 @@ def wait_for_a_chunk(process):
     raise AssertionError(process.communicate()[1])
 
 
-def test_devices_make_no_difference(tmp_path, whole):
+def test_cores_and_devices_make_no_difference(tmp_path, whole):
     with (
-        processes(tmp_path / "2", devices=2) as (two,),
-        processes(tmp_path / "4", devices=4) as (four,),
+        processes(tmp_path / "2", cores=2) as (two,),
+        processes(tmp_path / "4", devices=4, apart=1) as (four,),
     ):
-        assert '"devices": 2' in succeed(two)[-2]
-        assert '"devices": 4' in succeed(four)[-2]
+        assert '"shares": 2, "devices": 1' in succeed(two)[-2]
+        assert '"shares": 4, "devices": 4' in succeed(four)[-2]
     assert files(tmp_path / "2") == files(tmp_path / "4") == whole
 
 

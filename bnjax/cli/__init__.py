@@ -1,6 +1,6 @@
 """The ``bnjax`` command: scenarios, where they lead, phase diagrams, populations, designs, sweeps.
 
-Process-wide settings of JAX (precision, CPU devices, compilation cache) are made here and
+Process-wide settings of JAX (precision, compilation cache) are made here and
 nowhere else in the library. Every error is one line on stderr, with exit status 2.
 """
 

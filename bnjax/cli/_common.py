@@ -24,7 +24,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .. import Phase, scenarios
-from .._devices import usable_cores
 from ..problem import AbstractProblem
 
 EXPLORATION = "exploration"
@@ -125,14 +124,10 @@ def read_int(name: str, text: str) -> int:
 
 @contextlib.contextmanager
 def settings(x64: bool = False) -> Iterator[None]:
-    """Settings of the process: all cores as devices, a cache of compiled programs, precision.
+    """Settings of the process: a cache of compiled programs, precision.
 
     Those of the cache are taken back afterwards, for whoever calls the command from Python.
     """
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        # Too late where JAX has started already: then its devices are the caller's choice.
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", usable_cores())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     wanted = {
         "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")

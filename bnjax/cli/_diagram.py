@@ -119,9 +119,9 @@ def draw_phase_diagram(
       bnjax phase-diagram sycophancy --x p_sycophantic=0:1:51 --y p_honest=0:1:51 \\
           --exploration 0.02 --simulate --out results
 
-    JAX is made to see every processor core that this process may use as a device of its own,
-    and keeps compiled programs in JAX_COMPILATION_CACHE_DIR, or else in bnjax/jax under
-    XDG_CACHE_HOME (~/.cache), so that the next diagram starts sooner.
+    All processor cores that this process may use share the work. Compiled programs are kept in
+    JAX_COMPILATION_CACHE_DIR, or else in bnjax/jax under XDG_CACHE_HOME (~/.cache), so that the
+    next diagram starts sooner.
     """  # noqa: D301
     make = find_scenario(scenario)
     fixed = assignments(make, values)

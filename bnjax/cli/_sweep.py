@@ -85,7 +85,7 @@ def run_sweep(config: Path, store: Path, **cluster: Any) -> None:
       [fixed]
       width = 0
 
-    All of the devices of this process share the work; on CPUs, these are its processor cores.
+    All devices of this process share the work, or all processor cores that it may use.
     SIGTERM, which schedulers send before they preempt, ends the sweep after the chunk that is
     being written. The same command, or `bnjax sweep resume`, goes on.
 

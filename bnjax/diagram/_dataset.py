@@ -59,9 +59,16 @@ _VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"long_name": "simulated play in the second half, mean over agents", **_PROBABILITY},
     ),
     "outcome_share": (("outcome",), {"long_name": "share of simulated agents that ended so"}),
+    "outcome_interval": (
+        ("outcome", "interval_bound"),
+        {
+            "long_name": "99 % interval of the probability behind outcome_share",
+            **_PROBABILITY,
+        },
+    ),
 }
 
-RESERVED = (*_VARIABLES, "action", "parameter", "outcome")
+RESERVED = (*_VARIABLES, "action", "parameter", "outcome", "interval_bound")
 
 
 def attributes_of(variable: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Exact(AbstractQuestion):
     max_equilibria: int
 
     def share(self, on_cpu: bool) -> int:
-        """Cells that a device gets at a time.
+        """Cells that a device or a core gets at a time.
 
         Small enough for a progress bar to move, large enough that handing a tile over costs
         nothing next to computing it.

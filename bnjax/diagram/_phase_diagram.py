@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from .._check import check_exploration, check_key, is_concrete, whole
+from .._cores import num_workers
 from .._devices import mesh
 from .._provenance import provenance, words_of
 from .._scenario import find_scenario
@@ -25,7 +26,7 @@ from ..response import AbstractPolicy, BestResponse, check_policy
 from ._arguments import EXPLORATION, arguments, as_array, axis, is_traced, plain
 from ._dataset import label
 from ._exact import Exact
-from ._simulated import Simulated, outcome_names
+from ._simulated import Simulated, interval_of, outcome_names
 from ._tiles import Plan, Shared, run
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def phase_diagram(
 ) -> xr.Dataset:
     """Solve a scenario on a grid of its parameters, and simulate it if asked to.
 
-    All local devices share the work. Memory on the devices does not depend on the grid, and
-    the same scenario, fixed arguments and names of axes compile once whatever their values.
+    All cores of a CPU, or all other local devices, share the work. Memory on the devices does not
+    depend on the grid, and the same scenario, fixed arguments and names of axes compile once
+    whatever their values.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def phase_diagram(
         compiles anew when it changes, and so is a float that is exactly 0, so that ``width=0.0``
         can choose a smaller problem.
     tol_fit, tol_payoff : as for `equilibria`.
-    progress : called with (cells done, cells in all) after every tile.
+    progress : called with (cells done, cells in all), many times in a large diagram.
     max_equilibria : equilibria to look for in each cell; ``complete`` is False where that may
         be too few.
     method : ``"exact"``, or ``"simulate"`` for a population of learners in every cell besides
@@ -104,7 +106,9 @@ def phase_diagram(
         - ``frequency`` [..., A]: with ``method="simulate"``, how often agents played each action
           in the second half, on average; NaN where the problem makes no sense;
         - ``outcome_share`` [..., O]: likewise, which share of them ended locked on each
-          action, mixing, or undecided (see `Outcome`), along the dimension ``outcome``.
+          action, mixing, or undecided (see `Outcome`), along the dimension ``outcome``;
+        - ``outcome_interval`` [..., O, 2]: likewise, the 99 % confidence interval of the
+          probability behind that share (Clopper-Pearson), along ``interval_bound``.
 
         Attributes say what was computed, at which tolerances, by which versions and where: of a
         simulation also the key (``jax.random.wrap_key_data(key, impl=key_impl)``), and what made
@@ -177,7 +181,9 @@ def phase_diagram(
         populations = dataclasses.replace(plan, question=simulated)
         given = dataclasses.replace(shared, given=(key, policy, memory))
         cells |= run(populations, given, grid, progress)[0]
+        cells["outcome_interval"] = interval_of(cells["outcome_share"], simulated.num_agents)
         coordinates["outcome"] = outcome_names(about.action_names)
+        coordinates["interval_bound"] = ("low", "high")
     attributes = {
         "scenario": getattr(scenario, "__name__", type(scenario).__name__),
         # One string, because attributes of a netCDF file are numbers and strings.
@@ -191,7 +197,7 @@ def phase_diagram(
         "method": method,
         **(_about_population(simulated, key, policy, memory) if simulated else {}),
         **provenance(),
-        "num_devices": plan.num_devices,
+        **({"num_cores": num_workers()} if plan.on_cpu else {"num_devices": plan.num_devices}),
     }
     return label(grid, cells, coordinates, attributes)
 

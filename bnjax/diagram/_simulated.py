@@ -8,12 +8,14 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..belief import AbstractMemory
 from ..equilibrium._tolerance import Tolerance
 from ..learning import Outcome, Simulation, simulate
 from ..learning._agent import as_finite
+from ..learning._outcome import clopper_pearson
 from ..problem import AbstractProblem
 from ..response import AbstractPolicy
 from ._tiles import AbstractQuestion
@@ -47,7 +49,7 @@ class Simulated(AbstractQuestion):
     num_steps: int
 
     def share(self, on_cpu: bool) -> int:
-        """Cells that a device gets at a time: a cell takes long enough for few of them."""
+        """Cells that a device or a core gets at a time: each takes long enough for few."""
         return 64 if on_cpu else 4096
 
     def block(self, problem: AbstractProblem, on_cpu: bool) -> int:
@@ -104,6 +106,16 @@ def populate(
         tile=few if few < _FULL_TILE else None,
     )
     return done, problem.is_valid() & (exploration >= 0) & (exploration <= 1)
+
+
+def interval_of(
+    share: Float[np.ndarray, "*shape"], num_agents: int
+) -> Float[np.ndarray, "*shape 2"]:
+    """What a share of simulated agents says of the probability behind it, at the level of 99 %."""
+    valid = np.isfinite(share)
+    count = np.rint(np.where(valid, share, 0.0) * num_agents)
+    interval = np.stack(clopper_pearson(count, num_agents, 0.99), axis=-1)
+    return np.where(valid[..., None], interval, np.nan).astype(share.dtype)
 
 
 def ended(problem: AbstractProblem, done: Simulation, valid: Bool[Array, ""]) -> SimulatedCell:

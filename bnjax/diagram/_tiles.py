@@ -3,15 +3,18 @@
 Cells go through one compiled function in tiles, so that neither compilation nor device memory
 depends on the grid. Within a tile every device works on its own share, block by block: a block
 is the unit of vectorisation, and since its shape never changes, a cell's result depends
-neither on the grid nor on how many devices there are.
+neither on the grid nor on how many devices there are. A CPU is one device, whose cores take one
+tile after the other.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -22,6 +25,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
+from .._cores import on_cores, tile_options
 from .._devices import EVERYWHERE, SPLIT, everywhere, split
 from ..equilibrium._solve import prepare
 from ..equilibrium._tolerance import Tolerance, default_tolerance
@@ -34,7 +38,7 @@ class AbstractQuestion(abc.ABC):
 
     @abc.abstractmethod
     def share(self, on_cpu: bool) -> int:
-        """Cells that a device gets at a time: whole blocks."""
+        """Cells that a device or a core gets at a time: whole blocks."""
 
     @abc.abstractmethod
     def block(self, problem: AbstractProblem, on_cpu: bool) -> int:
@@ -103,7 +107,13 @@ class About(NamedTuple):
     tol_payoff: Array
 
 
-@eqx.filter_jit
+@functools.cache
+def _compiled() -> Any:
+    # It passes on to `jax.jit` what its types do not mention.
+    options: dict[str, Any] = {"compiler_options": tile_options()}
+    return eqx.filter_jit(_answer_tile, **options)
+
+
 def _answer_tile(
     plan: Plan,
     shared: Shared,
@@ -178,60 +188,88 @@ def run(
     shape = tuple(len(axis) for axis in grid.values())
     total = math.prod(shape)
     shared = jax.device_put(shared, everywhere())
+    dtype = jnp.result_type(float)
     results: dict[str, NDArray[Any]] = {}
+    about: list[About] = []
 
-    def tiles() -> Iterator[tuple[slice, int, tuple[Any, Array, About]]]:
-        for start in range(0, total, plan.share * plan.num_devices):
-            points, indices, where, each = _points(plan, grid, start)
-            counts = np.full(plan.num_devices, each, np.int32)
-            inputs = jax.device_put((points, indices, counts), split())
-            yield where, each, _answer_tile(plan, shared, *inputs)
+    def inputs(cells: range) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]:
+        """Coordinates and numbers of the cells, and how many are each device's."""
+        each = -(-len(cells) // plan.num_devices)
+        # The devices share equally; what is left over repeats the last cell and is dropped.
+        firsts = cells.start + each * np.arange(plan.num_devices)
+        order = np.minimum(np.arange(plan.share), each - 1)
+        numbers = np.minimum(firsts[:, None] + order, total - 1).reshape(-1)
+        where = dict(zip(grid, np.unravel_index(numbers, shape), strict=True))
+        points = np.stack([grid[name][where[name]] for name in plan.names], axis=-1, dtype=dtype)
+        return points, numbers.astype(np.int32), np.full(plan.num_devices, each, np.int32)
 
-    def keep(where: slice, each: int, tile: tuple[Any, Array, About]) -> About:
-        size = where.stop - where.start
+    def keep(cells: range, tile: tuple[Any, Array, About]) -> None:
+        each = -(-len(cells) // plan.num_devices)
 
         def gather(array: Array) -> NDArray[Any]:
             shares = np.asarray(array).reshape(plan.num_devices, plan.share, *array.shape[1:])
-            return shares[:, :each].reshape(plan.num_devices * each, *array.shape[1:])[:size]
+            shares = shares[:, :each].reshape(plan.num_devices * each, *array.shape[1:])
+            return shares[: len(cells)]
 
-        cells, valid, about = tile
-        if where.start == 0 and not gather(valid).any():
+        found, valid, common = tile
+        if cells.start == 0 and not gather(valid).any():
             # Every cell is refused: with its numbers in sight, the scenario can say why.
             first = [grid[name][0] for name in plan.names]
-            plan.build(shared, jnp.asarray(first, shared.exploration.dtype))
-        for name, array in cells._asdict().items():
+            plan.build(shared, jnp.asarray(first, dtype))
+        for name, array in found._asdict().items():
             if array is not None:
-                if where.start == 0:
-                    results[name] = np.empty((total, *array.shape[1:]), array.dtype)
-                results[name][where] = gather(array)
-        if progress is not None:
-            progress(where.stop, total)
-        return about
+                if name not in results:  # (two threads that make room agree on one)
+                    results.setdefault(name, np.empty((total, *array.shape[1:]), array.dtype))
+                results[name][cells.start : cells.stop] = gather(array)
+        about[:] = [common]
 
-    about, waiting = None, None
-    for tile in tiles():
+    deal_out = _to_cores if plan.on_cpu else _to_devices
+    deal_out(plan, shared, total, inputs, keep, progress)
+    return {name: x.reshape(*shape, *x.shape[1:]) for name, x in results.items()}, about[0]
+
+
+_Inputs = Callable[[range], tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]]
+_Keep = Callable[[range, tuple[Any, Array, About]], None]
+_Progress = Callable[[int, int], None] | None
+
+
+def _to_cores(
+    plan: Plan, shared: Shared, total: int, inputs: _Inputs, keep: _Keep, progress: _Progress
+) -> None:
+    """One tile after the other to each thread."""
+    # Compiled here, for threads know no settings of JAX's.
+    answer = _compiled().lower(plan, shared, *inputs(range(1))).compile()
+    failed: list[range] = []
+
+    def work(cells: range) -> None:
+        try:
+            keep(cells, answer(plan, shared, *inputs(cells)))
+        except jax.errors.JaxRuntimeError:
+            failed.append(cells)
+            raise
+
+    try:
+        on_cores(work, total, plan.share, progress)
+    except jax.errors.JaxRuntimeError:
+        # What a scenario has to say by `equinox.error_if` is only said so.
+        _compiled()(plan, shared, *inputs(failed[0]))
+        raise
+
+
+def _to_devices(
+    plan: Plan, shared: Shared, total: int, inputs: _Inputs, keep: _Keep, progress: _Progress
+) -> None:
+    """One tile after the other, of a share for each device."""
+    each = plan.share * plan.num_devices
+    begun: deque[tuple[range, Any]] = deque()
+    for start in range(0, total + each, each):
         # The next tile is on its way to the devices before the last one is fetched.
-        if waiting is not None:
-            about = keep(*waiting)
-        waiting = tile
-    assert waiting is not None
-    about = keep(*waiting)
-    return {name: x.reshape(*shape, *x.shape[1:]) for name, x in results.items()}, about
-
-
-def _points(
-    plan: Plan, grid: Mapping[str, NDArray[np.float64]], start: int
-) -> tuple[NDArray[Any], NDArray[np.int32], slice, int]:
-    """Coordinates and numbers of the cells of a tile, which it holds, and how many a share."""
-    shape = tuple(len(axis) for axis in grid.values())
-    tile, total = plan.share * plan.num_devices, math.prod(shape)
-    stop = min(start + tile, total)
-    each = -(-(stop - start) // plan.num_devices)
-    # The devices share equally; what is left over repeats the last cell and is dropped.
-    order = np.arange(each * plan.num_devices).reshape(plan.num_devices, each)
-    order = np.pad(order, ((0, 0), (0, plan.share - each)), mode="edge").reshape(-1)
-    numbers = np.minimum(start + order, total - 1)
-    where = dict(zip(grid, np.unravel_index(numbers, shape), strict=True))
-    points = np.stack([grid[name][where[name]] for name in plan.names], axis=-1)
-    points = points.astype(jnp.result_type(float))
-    return points, numbers.astype(np.int32), slice(start, stop), each
+        if start < total:
+            cells = range(start, min(start + each, total))
+            given = jax.device_put(inputs(cells), split())
+            begun.append((cells, _compiled()(plan, shared, *given)))
+        if start:
+            cells, tile = begun.popleft()
+            keep(cells, tile)
+            if progress is not None:
+                progress(cells.stop, total)

@@ -71,13 +71,27 @@ class Share:
 
 def share_of(mask: np.ndarray, level: float) -> Share:
     """How many of a population, and what that says of the probability."""
-    from scipy.stats import binomtest  # slow to import
-
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie inside (0, 1); got {level!r}.")
     count, total = int(mask.sum()), int(mask.size)
-    interval = binomtest(count, total).proportion_ci(level, method="exact")
-    return Share(count / total, float(interval.low), float(interval.high), count)
+    low, high = clopper_pearson(np.asarray(count), total, level)
+    return Share(count / total, float(low), float(high), count)
+
+
+def clopper_pearson(
+    count: np.ndarray, total: int, level: float
+) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+    """Exact confidence interval of a probability, from how many of ``total`` it happened to.
+
+    Clopper and Pearson (1934): each bound is the probability at which a count so extreme would
+    have a chance of half of what the level leaves, a quantile of a beta distribution.
+    """
+    from scipy.special import betaincinv  # slow to import
+
+    tail, others = (1 - level) / 2, total - count
+    low = betaincinv(np.maximum(count, 1), others + 1, tail)
+    high = betaincinv(count + 1, np.maximum(others, 1), 1 - tail)
+    return np.where(count == 0, 0.0, low), np.where(others == 0, 1.0, high)
 
 
 def mean_interval(values: Float[np.ndarray, " agents"], level: float) -> tuple[float, float, float]:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from .._cores import on_cores, tile_options
 from .._devices import (
     EVERYWHERE,
     SPLIT,
@@ -25,9 +25,7 @@ from .._devices import (
     host_array,
     mesh,
     packed,
-    tile_options,
     unpacked,
-    usable_cores,
 )
 from .._numerics import one_by_one
 from ..belief import AbstractMemory
@@ -179,14 +177,9 @@ Progress = Callable[[int, int], None] | None
 _COMPILING = threading.RLock()
 
 
-def num_workers() -> int:
-    """How many shares of the tiles are simulated at a time."""
-    return usable_cores() if jax.default_backend() == "cpu" else mesh().size
-
-
 def run_all(plan: Plan, population: Population, num_agents: int, progress: Progress) -> Simulation:
     """Simulate all tiles on all cores, or on all devices that are no CPUs."""
-    run = _on_cores if jax.default_backend() == "cpu" else _on_devices
+    run = _to_cores if jax.default_backend() == "cpu" else _to_devices
     return run(plan, population, num_agents, progress)
 
 
@@ -215,7 +208,7 @@ def _run_tiles(plan: Plan, population: Population, first: Array, count: Array) -
 # On the cores of a CPU
 
 
-def _on_cores(
+def _to_cores(
     plan: Plan, population: Population, num_agents: int, progress: Progress
 ) -> Simulation:
     """Threads take one share of the tiles after the other, all with the same program.
@@ -236,41 +229,13 @@ def _on_cores(
         program = lowered.compile()
     leaves, structure = jax.tree.flatten(lowered.out_info)
     whole = [host_array((num_agents, *x.shape[1:]), x.dtype) for x in leaves]
-    num_tiles, workers = -(-num_agents // plan.lanes), num_workers()
-    each = min(plan.tiles, -(-num_tiles // workers))
-    firsts = range(0, num_tiles, each)
-    pending, others = iter(firsts), min(workers, len(firsts)) - 1
-    finished: list[int] = []
 
-    def one(first: int) -> None:
-        tiles = np.array([first, min(each, num_tiles - first)], np.int32)
-        begin = first * plan.lanes
-        end = min(begin + each * plan.lanes, num_agents)
+    def work(agents: range) -> None:
+        tiles = np.array([agents.start // plan.lanes, -(-len(agents) // plan.lanes)], np.int32)
         for array, part in zip(whole, jax.tree.leaves(program(arrays, tiles)), strict=True):
-            array[begin:end] = np.asarray(part)[: end - begin]
-        finished.append(end - begin)
+            array[agents.start : agents.stop] = np.asarray(part)[: len(agents)]
 
-    def work(progress: Progress = None) -> None:
-        try:
-            while (first := next(pending, None)) is not None:
-                one(first)
-                if progress is not None:
-                    progress(sum(finished), num_agents)
-        except BaseException:  # then nobody goes on
-            for _ in pending:
-                pass
-            raise
-
-    if not others:
-        work(progress)
-    else:
-        with ThreadPoolExecutor(others) as pool:
-            futures = [pool.submit(work) for _ in range(others)]
-            work(progress)
-        for future in futures:
-            future.result()
-        if progress is not None:
-            progress(num_agents, num_agents)
+    on_cores(work, num_agents, plan.tiles * plan.lanes, progress, unit=plan.lanes)
     return jax.tree.unflatten(structure, jax.device_put(whole))
 
 
@@ -287,7 +252,7 @@ def _shared() -> Any:
 # On other devices
 
 
-def _on_devices(
+def _to_devices(
     plan: Plan, population: Population, num_agents: int, progress: Progress
 ) -> Simulation:
     """A round of shares after the other; agents of several devices are gathered on the host."""

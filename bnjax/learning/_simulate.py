@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._check import as_float, check_exploration, check_key, is_concrete, whole
+from .._cores import num_workers
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
@@ -26,7 +27,7 @@ from ._lives import Known
 from ._memory_limit import check_fits
 from ._moments import can_run_moments
 from ._own import check_own
-from ._population import Plan, Population, merge, num_workers, run_all, run_tile
+from ._population import Plan, Population, merge, run_all, run_tile
 from ._record import Record, Running, Trajectory
 from ._results import Simulation
 

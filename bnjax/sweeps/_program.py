@@ -1,4 +1,4 @@
-"""The one compiled program of a sweep: the function in a tile of cells, on all local devices.
+"""The one compiled program of a sweep: the function in a tile of cells, on all devices or cores.
 
 A cell is known by its number in the grid (the last axis runs fastest). The program looks up for
 itself what the arguments of a number are and which key is the cell's, so that what is computed
@@ -16,6 +16,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from jaxtyping import Array, UInt
 from numpy.typing import NDArray
 
 from .._check import is_typed_key
+from .._cores import num_workers, tile_options
 from .._devices import EVERYWHERE, SPLIT, everywhere, mesh, split
 from ._axes import KEY, STATUS, Axes
 
@@ -229,7 +231,7 @@ def _largest(jaxpr: Any) -> int:
 def default_block(cell: Cell, cells: int, on_cpu: bool) -> int:
     """Cells of a grid of so many that are worked on together: a power of two.
 
-    The number of devices has no say, because results depend on the block.
+    The number of cores or devices has no say, because results depend on the block.
     """
     room, most = (_CPU_BLOCK, _CPU_CELLS) if on_cpu else (_GPU_BLOCK, _GPU_CELLS)
     if on_cpu:
@@ -242,31 +244,41 @@ def default_block(cell: Cell, cells: int, on_cpu: bool) -> int:
 class Tile:
     """Cells whose results are on their way to the host."""
 
-    parts: tuple[tuple[Array, ...], ...]
-    """For each device the results, of which the rest after its cells means nothing."""
+    parts: tuple[Sequence[Array] | Future[Sequence[Array]], ...]
+    """The results of each share, of which the rest after its cells means nothing."""
     counts: tuple[int, ...]
-    """Cells of each device."""
+    """Cells of each share."""
+
+    def cancel(self) -> None:
+        """Do not begin what no thread has begun."""
+        for part in self.parts:
+            if isinstance(part, Future):
+                part.cancel()
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled tile."""
+    """A compiled tile: a share for each device, or for each core of a CPU."""
 
     block: int
     share: int
-    """Cells of a device: whole blocks."""
+    """Cells of a share: whole blocks."""
     results: tuple[Output, ...]
     """Outputs, and the status."""
     run: Callable[..., Any]
     inputs: tuple[Any, ...]
     steps: Array
-    """0, 1, ... on each device: consecutive numbers less the first."""
+    """0, 1, ... of each share of a call: consecutive numbers less the first."""
     memory: int | None
-    """Bytes that XLA says a device needs for it, if it says so."""
+    """Bytes that XLA says a share needs, if it says so."""
+    threads: ThreadPoolExecutor | None
+    """Of a CPU, whose cores take a share each, those of several tiles in turn; devices take theirs
+    by themselves."""
+    num_shares: int
 
     @property
     def tile(self) -> int:
-        return self.share * mesh().size
+        return self.share * self.num_shares
 
     @property
     def nbytes(self) -> int:
@@ -275,30 +287,45 @@ class Program:
 
     def start(self, cells: range | NDArray[np.uint32]) -> Tile:
         """Start computing up to a tile of cells: consecutive numbers, or any."""
-        devices = np.arange(mesh().size)
-        each = -(-len(cells) // mesh().size)
-        counts = np.clip(len(cells) - devices * each, 0, each)
+        shares = np.arange(self.num_shares)
+        # Whole blocks: lanes that are left over take as long as others.
+        each = -(-len(cells) // (self.num_shares * self.block)) * self.block
+        counts = np.clip(len(cells) - shares * each, 0, each)
         if isinstance(cells, range):
-            firsts, steps = cells.start + np.minimum(devices * each, len(cells) - 1), self.steps
+            firsts, steps = cells.start + np.minimum(shares * each, len(cells) - 1), None
         else:
-            firsts, steps = 0 * devices, np.zeros((mesh().size, self.share), np.uint32)
-            for own, i in zip(steps, devices, strict=True):
+            firsts, steps = 0 * shares, np.zeros((self.num_shares, self.share), np.uint32)
+            for own, i in zip(steps, shares, strict=True):
                 own[: counts[i]] = cells[i * each : i * each + counts[i]]
-            steps = jax.device_put(steps.reshape(-1), split())
         place = np.stack([firsts, counts], 1).astype(np.uint32)
-        results = [x.addressable_shards for x in self.run(*self.inputs, steps, place)]
+        start = self._run if self.threads is None else self._submit
+        return Tile(start(steps, place), tuple(counts.tolist()))
+
+    def _submit(self, steps: NDArray[np.uint32] | None, place: NDArray[np.uint32]) -> Any:
+        assert self.threads is not None
+
+        def run(i: int) -> Sequence[Array]:
+            own = self.steps if steps is None else steps[i]
+            return jax.block_until_ready(self.run(*self.inputs, own, place[i : i + 1]))
+
+        return tuple(self.threads.submit(run, i) for i in np.flatnonzero(place[:, 1]).tolist())
+
+    def _run(self, steps: NDArray[np.uint32] | None, place: NDArray[np.uint32]) -> Any:
+        given = self.steps if steps is None else jax.device_put(steps.reshape(-1), split())
+        results = [x.addressable_shards for x in self.run(*self.inputs, given, place)]
         order = np.argsort([shard.index[0].start or 0 for shard in results[0]])
         parts = tuple(tuple(shards[i].data for shards in results) for i in order)
         for part in parts:
             for x in part:
                 x.copy_to_host_async()  # all at once: a GPU takes longer to answer than to send
-        return Tile(parts, tuple(counts.tolist()))
+        return parts
 
     def fetch(self, tile: Tile, into: Mapping[str, NDArray[Any]]) -> None:
         """Wait for a tile, and put its results into arrays [cells, ...] by name."""
         begin = 0
-        for part, count in zip(tile.parts, tile.counts, strict=True):
-            for result, values in zip(self.results, part, strict=True):
+        for part, count in zip(tile.parts, tile.counts, strict=False):  # the last may be empty
+            arrays = part.result() if isinstance(part, Future) else part
+            for result, values in zip(self.results, arrays, strict=True):
                 into[result.name][begin : begin + count] = np.asarray(values)[:count]
             begin += count
 
@@ -313,7 +340,8 @@ def compile_tile(
     """Compile the function for a tile: the only compilation of a sweep."""
     on_cpu = mesh().devices.flat[0].platform == "cpu"
     fits = max(1, min(_SHARE_CELLS if on_cpu else 4 * block, _SHARE_BYTES // cell.nbytes) // block)
-    fits = min(fits, -(-axes.size // (block * mesh().size)))  # the grid may be small
+    num_shares = num_workers()
+    fits = min(fits, -(-axes.size // (block * num_shares)))  # the grid may be small
     share = block * fits
     shape, arguments = axes.shape, cell.arguments
     along = [axes.dims.index(axes.dim_of(name)) for name in arguments]
@@ -351,7 +379,8 @@ def compile_tile(
         whole = jax.lax.fori_loop(np.uint32(0), needed, step, whole)
         return [x.reshape(share, *x.shape[2:]) for x in whole]
 
-    # Devices have nothing to say to each other: each goes through its blocks at its own pace.
+    # Devices have nothing to say to each other: each goes through its blocks at its own pace. (Of a
+    # CPU there is one, and threads call this for a share each.)
     tile = jax.shard_map(
         work,
         mesh=mesh(),
@@ -362,8 +391,11 @@ def compile_tile(
     inputs = jax.device_put(([as_argument(axes.values[n]) for n in arguments], key), everywhere())
     steps = jax.device_put(np.tile(np.arange(share, dtype=np.uint32), mesh().size), split())
     place = jax.ShapeDtypeStruct((mesh().size, 2), np.uint32, sharding=split())
-    compiled = jax.jit(tile).lower(*inputs, steps, place).compile()
-    return Program(block, share, given_back, compiled, inputs, steps, _memory(compiled))
+    jitted = jax.jit(tile, compiler_options=tile_options())
+    compiled = jitted.lower(*inputs, steps, place).compile()
+    threads = ThreadPoolExecutor(num_shares) if on_cpu else None
+    memory = _memory(compiled)
+    return Program(block, share, given_back, compiled, inputs, steps, memory, threads, num_shares)
 
 
 def _index_type(shape: tuple[int, ...]) -> Any:

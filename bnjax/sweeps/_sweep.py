@@ -18,6 +18,7 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from .._check import check_key
+from .._cores import num_workers
 from .._devices import mesh
 from ..learning._memory_limit import available_memory
 from ._axes import Axes, check_arguments, read_axes
@@ -55,11 +56,12 @@ def sweep(
 
     The results go to disk chunk by chunk, each as a whole or not at all. The same call on the same
     store computes what is missing and nothing else, whatever stopped the one before. What a cell
-    gives depends on its arguments and on its number alone: not on chunks, devices, processes,
-    interruptions or order (for one kind of device and one version of JAX).
+    gives depends on its arguments and on its number alone: not on chunks, cores, devices,
+    processes, interruptions or order (for one kind of device and one version of JAX).
 
-    All local devices share the work. Where ``jax.distributed`` is initialised, every process makes
-    the same call, all on the same file system, and each computes chunks of its own.
+    All cores of a CPU, or all other local devices, share the work. Where ``jax.distributed`` is
+    initialised, every process makes the same call, all on the same file system, and each computes
+    chunks of its own.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ def sweep(
     may_be_nan : outputs in which NaN or infinity means something other than failure.
     chunk : about how many cells are computed, written and, after a mishap, repeated as one; the
         store records what became of it. With fewer than are computed at once (up to 1,024 on a
-        CPU and 65,536 on a GPU) devices are idle in part. Default: as many as fit in 64 MiB, a
+        core and 65,536 on a GPU) these are idle in part. Default: as many as fit in 64 MiB, a
         sixteenth of the free memory and ten seconds, but not so many that there are fewer than 32
         chunks. A store that exists keeps the chunks it has.
     rerun_failed : compute the failed cells of a store again, and nothing but these and what is
@@ -277,7 +279,7 @@ def _free_device_memory() -> int | None:
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         free = available_memory()
-        return None if free is None else free // len(jax.local_devices())
+        return None if free is None else free // num_workers()
     stats = device.memory_stats()
     return None if not stats else stats["bytes_limit"] - stats["bytes_in_use"]
 
@@ -285,7 +287,9 @@ def _free_device_memory() -> int | None:
 def _default_chunk(program: Program, cell: Cell, axes: Axes) -> int:
     """Cells of a chunk that memory holds easily and that nobody minds to repeat."""
     mine = -(-axes.size // jax.process_count())
-    few = min(mine, program.block * mesh().size)  # with fewer there would be idle lanes
+    # Of whole blocks, or there would be idle lanes: one for each core or device, if there is room.
+    blocks = max(1, min(program.num_shares, CHUNK_BYTES // (program.block * cell.nbytes)))
+    few = min(mine, blocks * program.block)
     if mine <= 4 * few:  # a measurement would cost as much as a chunk
         return few
     each = _seconds(program, few)
@@ -347,7 +351,7 @@ def _opened(
         others.meet()
         log.about(
             processes=jax.process_count(),
-            devices=mesh().size,
+            workers=num_workers(),
             device=jax.local_devices()[0].device_kind,
             chunks=int((~done).sum()),
         )

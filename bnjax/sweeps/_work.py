@@ -78,15 +78,16 @@ class Work:
         """Compute chunks, and write each while the next is computed.
 
         A few tiles are begun ahead of the one whose results are awaited, also across the border
-        between two chunks, so that devices do not wait for the host.
+        between two chunks, so that nobody waits for the host.
         """
         ahead = max(1, min(_AHEAD, CHUNK_BYTES // program.nbytes))
         unsafe: deque[_Unsafe] = deque()
         began = time.monotonic()
 
         def fetch(chunk: _Unsafe) -> None:
-            where, tile = chunk.tiles.popleft()
+            where, tile = chunk.tiles[0]
             program.fetch(tile, {name: x[where] for name, x in chunk.results.items()})
+            chunk.tiles.popleft()
             if where.stop == self._size(chunk.number):
                 chunk.writing = writer.submit(self._write, chunk.number, chunk.results)
 
@@ -94,27 +95,34 @@ class Work:
             nonlocal began
             while chunk.tiles and not stopped.is_set():
                 fetch(chunk)
+            chunk.cancel()
             if chunk.writing is not None:
                 chunk.writing.result()
                 began = self._written(chunk.number, began)
 
-        for number in chunks:
-            # No more than one is ever computed and not safe while another is being computed.
-            if len(unsafe) == 2:
-                finish(unsafe.popleft())
-            if stopped.is_set():
-                break
-            cells = self.store.chunks.cells(number)
-            unsafe.append(_Unsafe(number, program.room(len(cells))))
-            for begin in range(0, len(cells), program.tile):
+        try:
+            for number in chunks:
+                # No more than one is ever computed and not safe while another is being computed.
+                if len(unsafe) == 2:
+                    finish(unsafe[0])
+                    unsafe.popleft()
                 if stopped.is_set():
                     break
-                where = slice(begin, min(begin + program.tile, len(cells)))
-                unsafe[-1].tiles.append((where, program.start(cells[where])))
-                if sum(len(chunk.tiles) for chunk in unsafe) > ahead:
-                    fetch(next(chunk for chunk in unsafe if chunk.tiles))
-        while unsafe:
-            finish(unsafe.popleft())
+                cells = self.store.chunks.cells(number)
+                unsafe.append(_Unsafe(number, program.room(len(cells))))
+                for begin in range(0, len(cells), program.tile):
+                    if stopped.is_set():
+                        break
+                    where = slice(begin, min(begin + program.tile, len(cells)))
+                    unsafe[-1].tiles.append((where, program.start(cells[where])))
+                    if sum(len(chunk.tiles) for chunk in unsafe) > ahead:
+                        fetch(next(chunk for chunk in unsafe if chunk.tiles))
+            while unsafe:
+                finish(unsafe[0])
+                unsafe.popleft()
+        finally:  # also of one that is interrupted
+            for chunk in unsafe:
+                chunk.cancel()
 
     def _write(self, chunk: int, results: Mapping[str, NDArray[Any]]) -> None:
         with self._told():
@@ -168,6 +176,11 @@ class _Unsafe:
     tiles: deque[tuple[slice, Tile]] = dataclasses.field(default_factory=deque)
     """Those that have been begun and not fetched, and where their results belong."""
     writing: Future[None] | None = None
+
+    def cancel(self) -> None:
+        """Do not begin what nobody is to wait for."""
+        for _, tile in self.tiles:
+            tile.cancel()
 
 
 @contextlib.contextmanager
