@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -427,3 +428,13 @@ def test_keyword_arguments_of_any_name_are_accepted(monkeypatch):
 def test_a_scenario_that_refuses_every_cell_says_why():
     with pytest.raises(ValueError, match="`probs` must hold probabilities"):
         bn.phase_diagram(line, {"share": [1.5, 1.7], "other": [0.5]})
+
+
+def test_what_a_scenario_refuses_as_it_runs_can_be_read(monkeypatch):
+    monkeypatch.setattr(_exact, "solve", echo)
+
+    def strict(share):
+        return plain_line(eqx.error_if(share, share > 0.8, "nobody shares so much"))
+
+    with pytest.raises(eqx.EquinoxRuntimeError, match="nobody shares so much"):
+        bn.phase_diagram(strict, {"share": np.linspace(0.1, 0.9, 9)})

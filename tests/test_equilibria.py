@@ -87,7 +87,7 @@ def test_a_tie_at_the_limit_of_play_that_refutes_counts_at_a_positive_tolerance(
         assert certificate.mask[order].tolist() == want
 
 
-@pytest.mark.parametrize("num_actions", [3, 4])
+@pytest.mark.parametrize("num_actions", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_more_actions_never_contradict_the_certificate(num_actions):
     with float64():
         for seed in range(8):

@@ -114,7 +114,7 @@ def test_lives_are_those_of_the_plain_simulator(kind, seed):
     "options",
     [
         {"policy": bn.BestResponse("last")},
-        {"policy": bn.EpsilonGreedy(0.1)},
+        pytest.param({"policy": bn.EpsilonGreedy(0.1)}, marks=pytest.mark.slow),
         {"exploration": 0.3},
         {"num_steps": 1500},
         {"num_steps": 7},
@@ -199,7 +199,7 @@ def test_models_that_are_next_to_certain(rate, engine):
     for name in ("frequency", "intended", "since", "switches"):
         np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
     # Before anything is seen, the likelier model speaks for the second action.
-    start = simulate(problem, KEY, num_agents=600, num_steps=1, tile=600)
+    start = plainly(problem, KEY, num_agents=600, num_steps=1, tile=600)
     assert (np.asarray(start.intended) == 1).all()
 
 
