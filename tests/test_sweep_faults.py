@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ import zarr
 from filelock import FileLock
 
 import bnjax as bn
-from bnjax.sweeps import _store, _sweep
+from bnjax import _cores
+from bnjax.sweeps import _program, _store, _sweep
 from bnjax.sweeps._store import Log, Store
 
 from .sweep_worker import CHUNKS, SLOW, files, leftovers, start
@@ -450,6 +452,29 @@ def test_sigterm_where_the_caller_lives_on(tmp_path, whole):
     assert bn.sweeps.status(tmp_path / "store").done in (1, 2)
     start(tmp_path / "store")
     assert files(tmp_path / "store") == files(whole)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of CPUs")
+@pytest.mark.parametrize("how", [terminate, interrupt])
+def test_who_is_told_to_stop_begins_nothing_more(how, tmp_path, monkeypatch):
+    monkeypatch.setattr(_program, "_SHARE_CELLS", 32)  # four tiles, none of which is awaited yet
+    monkeypatch.setattr(_cores, "usable_cores", lambda: 1)
+    begun, begin = [], _program.Program.start
+
+    def record(program, cells):
+        if len(begun) == 3:
+            how()
+        begun.append(begin(program, cells))
+        return begun[-1]
+
+    monkeypatch.setattr(_program.Program, "start", record)
+    with on_sigterm(lambda *_: None), pytest.raises((RuntimeError, KeyboardInterrupt)):
+        start(tmp_path / "store", chunk=128, steps=SLOW)
+    assert begun[-1].parts[0].cancelled()
 
 
 def test_sigterm_that_the_caller_ignores(tmp_path):
