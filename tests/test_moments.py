@@ -199,7 +199,7 @@ def test_models_that_are_next_to_certain(rate, engine):
     for name in ("frequency", "intended", "since", "switches"):
         np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
     # Before anything is seen, the likelier model speaks for the second action.
-    start = plainly(problem, KEY, num_agents=600, num_steps=1, tile=600)
+    start = simulate(problem, KEY, num_agents=600, num_steps=1, tile=600)
     assert (np.asarray(start.intended) == 1).all()
 
 
