@@ -54,7 +54,8 @@ def _compile_once():
     compile_tile = _sweep.compile_tile
 
     def kept(cell, axes, key, may_be_nan, block):
-        what = cell.fingerprint, axes.shape, block
+        room = _program._SHARE_CELLS, _cores.usable_cores()
+        what = cell.fingerprint, axes.shape, block, room
         if what not in programs:
             programs[what] = compile_tile(cell, axes, key, may_be_nan, block)
         return programs[what]
