@@ -26,6 +26,8 @@ def as_float(name: str, value: ArrayLike | Sequence[Any], ndim: int | None = Non
     floating type, so that a Python scalar never fixes a dtype.
     """
     wanted = f"`{name}` must be a number" if ndim == 0 else f"`{name}` must be an array of numbers"
+    if type(value) is float:  # at once: what follows for other things takes JAX three steps
+        value = np.asarray(value, jnp.result_type(float))
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:

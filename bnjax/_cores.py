@@ -10,14 +10,17 @@ import functools
 import math
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_MOST_PROGRAMS = 32
 
 
 def usable_cores() -> int:
@@ -62,6 +65,31 @@ def tile_options() -> dict[str, int | str]:
     return known
 
 
+_programs: OrderedDict[Any, Any] = OrderedDict()
+
+
+def as_before(compiled: Any) -> Any:
+    """What JAX gave for the same program before, where it did so lately.
+
+    It makes a new `jax.stages.Compiled` whenever it is asked, of which the first call is slow: it
+    goes through Python.
+    """
+    program = _programs.setdefault(compiled.runtime_executable(), compiled)
+    while len(_programs) > _MOST_PROGRAMS:
+        _programs.popitem(last=False)
+    return program
+
+
+@functools.cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    """Threads that wait for work: to start some takes as long as to serve dozens of agents."""
+    return ThreadPoolExecutor(number, "bnjax")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of them
+
+
 def on_cores(
     work: Callable[[range], None],
     total: int,
@@ -98,14 +126,19 @@ def on_cores(
             stopped.set()
             raise
 
-    with ThreadPoolExecutor(max(1, others)) as pool:
-        try:
-            futures = [pool.submit(lambda: go_on(next(pending, None))) for _ in range(others)]
-            go_on(first, progress)
-        except BaseException:
-            stopped.set()
-            raise
+    futures = [
+        _threads(workers - 1).submit(lambda: go_on(next(pending, None))) for _ in range(others)
+    ]
+    try:
+        go_on(first, progress)
+    except BaseException:
+        stopped.set()
+        raise
+    finally:
+        # Whoever did not even begin, as other calls keep the threads busy, has nothing to do now.
+        wait(future for future in futures if not future.cancel())
     for future in futures:
-        future.result()
+        if not future.cancelled():
+            future.result()
     if progress is not None:
         progress(total, total)

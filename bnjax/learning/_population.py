@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from .._cores import on_cores, tile_options
+from .._cores import as_before, on_cores, tile_options
 from .._devices import (
     EVERYWHERE,
     SPLIT,
@@ -25,6 +25,7 @@ from .._devices import (
     host_array,
     mesh,
     packed,
+    to_device,
     unpacked,
 )
 from .._numerics import one_by_one
@@ -226,7 +227,7 @@ def _to_cores(
     ]
     with _COMPILING:  # once, also if several threads of the caller's ask for it
         lowered = _shared().lower(plan, layout, arrays, np.zeros(2, np.int32))
-        program = lowered.compile()
+        program = as_before(lowered.compile())
     leaves, structure = jax.tree.flatten(lowered.out_info)
     whole = [host_array((num_agents, *x.shape[1:]), x.dtype) for x in leaves]
 
@@ -236,7 +237,7 @@ def _to_cores(
             array[agents.start : agents.stop] = np.asarray(part)[: len(agents)]
 
     on_cores(work, num_agents, plan.tiles * plan.lanes, progress, unit=plan.lanes)
-    return jax.tree.unflatten(structure, jax.device_put(whole))
+    return jax.tree.unflatten(structure, to_device(whole))
 
 
 @functools.cache
