@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
-from .._cores import as_before, on_cores, tile_options
+from .._cores import on_cores, tile_options
 from .._devices import EVERYWHERE, SPLIT, everywhere, split
 from ..equilibrium._solve import prepare
 from ..equilibrium._tolerance import Tolerance, default_tolerance
@@ -238,7 +238,7 @@ def _to_cores(
 ) -> None:
     """One tile after the other to each thread."""
     # Compiled here, for threads know no settings of JAX's.
-    answer = as_before(_compiled().lower(plan, shared, *inputs(range(1))).compile())
+    answer = _compiled().lower(plan, shared, *inputs(range(1))).compile()
     failed: list[range] = []
 
     def work(cells: range) -> None:
