@@ -82,8 +82,8 @@ def test_a_program_is_kept(monkeypatch):
     (first,) = _cores._programs.values()
     bn.simulate(problem, jax.random.key(1), **few)
     assert list(_cores._programs.values()) == [first]
-    for steps in (4, 5):  # no more than so many are
-        bn.simulate(problem, jax.random.key(1), num_agents=4, num_steps=steps)
+    for tile in (8, 16):  # no more than so many are
+        bn.simulate(problem, jax.random.key(1), tile=tile, **few)
     assert first not in _cores._programs.values()
     assert len(_cores._programs) == 2
 

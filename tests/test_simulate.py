@@ -606,10 +606,22 @@ def test_one_compilation_for_all_values(monkeypatch):
     problem = one_axis(0.4, 0.4)
     bn.simulate(problem, KEY, num_agents=100, num_steps=20, tile=32)
     monkeypatch.setattr(_population, "_run_tiles", None)  # not traced again
-    for p, num_agents in [(0.3, 100), (0.9, 101)]:
-        bn.simulate(
-            one_axis(p, 0.6), jax.random.key(5), num_agents=num_agents, num_steps=20, tile=32
-        )
+    for p, num_agents, num_steps in [(0.3, 100, 20), (0.9, 101, 20), (0.9, 100, 1), (0.9, 98, 999)]:
+        size = {"num_agents": num_agents, "num_steps": num_steps, "tile": 32}
+        assert bn.simulate(one_axis(p, 0.6), jax.random.key(5), **size).num_steps == num_steps
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 31, 500])
+def test_what_a_compiler_knows_of_the_steps_changes_no_life(num_steps):
+    # A program of the caller's is compiled for their number, that of `simulate` for any.
+    problem, size = one_axis(0.4, 0.35), {"num_agents": 50, "num_steps": num_steps, "tile": 32}
+    result = bn.simulate(problem, KEY, **size)
+    inside = jax.jit(lambda key: bn.simulate(problem, key, **size))(KEY)
+    for name in ("frequency", "late_frequency", "mean_payoff", "since", "switches", "outcome"):
+        np.testing.assert_array_equal(getattr(result, name), getattr(inside, name))
+    counts = np.asarray(result.frequency, np.float64) * num_steps
+    np.testing.assert_allclose(counts, np.rint(counts), atol=1e-7 * num_steps)
+    np.testing.assert_array_equal(np.rint(counts).sum(1), num_steps)
 
 
 # What is kept

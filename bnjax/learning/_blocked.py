@@ -32,7 +32,7 @@ from ..response import are_probabilities, is_built_in, tremble
 from ._agent import Agent
 from ._lives import Advance, Believer, Known, Lives
 from ._random import words
-from ._record import Record, Running, Trajectory, end_of_quarter, in_quarters
+from ._record import Record, Running, Steps, Trajectory, end_of_quarter, in_quarters
 
 DRAWS = 32  # steps whose random words are made together, at most: bits of a number
 _MOST_CODES = 16  # pairs of action and consequence: four bits, and as many selects
@@ -95,7 +95,7 @@ def scale_of(features: Array) -> Array:
 def in_blocks(
     believer: Believer,
     keys: UInt32[Array, "2 agents"],
-    num_steps: int,
+    num_steps: Steps,
     record: Record,
     known: Known,
 ) -> Advance:
@@ -111,7 +111,7 @@ def in_blocks(
     num_codes = num_actions * num_features
     width = (num_features - 1).bit_length()  # bits of a consequence
     # No more than are used before the next snapshot.
-    num_draws = min(DRAWS, record.every if isinstance(record, Trajectory) else num_steps)
+    num_draws = min(DRAWS, record.every) if isinstance(record, Trajectory) else DRAWS
     codes = jnp.arange(num_codes, dtype=jnp.int32)[:, None]
 
     def refresh(counts: Array) -> tuple[Array, Array, Array]:

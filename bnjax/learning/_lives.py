@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from .._numerics import added_product, fast_exp
 from ._agent import Agent
 from ._plain import Tile, snapshot
-from ._record import Record, Snapshot, Tally, Trajectory
+from ._record import Record, Snapshot, Steps, Tally, Trajectory
 
 
 class Lives(NamedTuple):
@@ -141,7 +141,7 @@ class Known(NamedTuple):
 
 
 Advance = Callable[[Lives, Array, Array], tuple[Lives, Array]]
-Way = Callable[[Believer, UInt32[Array, "2 agents"], int, Record, Known], Advance]
+Way = Callable[[Believer, UInt32[Array, "2 agents"], Steps, Record, Known], Advance]
 
 
 def live(
@@ -149,7 +149,7 @@ def live(
     agent: Agent,
     log_prior: Float[Array, "*agents models"],
     keys: UInt32[Array, "2 agents"],
-    num_steps: int,
+    num_steps: Steps,
     record: Record,
     known: Known,
     used: Int[Array, ""] | None = None,
@@ -161,7 +161,8 @@ def live(
     way : (believer, keys, num_steps, record, known) -> advance; and that is (lives, start,
         until) -> (lives, stop), which takes all agents from step ``start`` to ``stop``, which is
         later, and ``until`` at most.
-    agent, log_prior, keys, num_steps, record : as for `run_plain`.
+    agent, log_prior, keys, num_steps, record : as for `run_plain`; steps may be traced, but for a
+        trajectory.
     known : what is known of the problem and of play, so that a program may be shorter.
     used : how many of the agents are wanted (default: all); other lives end before they begin.
     """
@@ -190,9 +191,10 @@ def live(
     )
     if used is not None:
         wanted = jnp.arange(num_agents, dtype=jnp.int32) < used
-        lives = lives._replace(time=jnp.where(wanted, 0, jnp.int32(num_steps)))
-    stops = [num_steps]
+        lives = lives._replace(time=jnp.where(wanted, 0, jnp.asarray(num_steps, jnp.int32)))
+    stops: list[Steps] = [num_steps]
     if isinstance(record, Trajectory):
+        assert isinstance(num_steps, int)
         stops = sorted({*range(record.every, num_steps + 1, record.every), num_steps})
     start = lives, jnp.zeros((), jnp.int32)
     (lives, _), shots = lax.scan(segment, start, jnp.asarray(stops, jnp.int32))
@@ -205,6 +207,7 @@ def live(
     )
     trajectory = None
     if isinstance(record, Trajectory):
+        assert isinstance(num_steps, int)
         kept = jax.tree.map(lambda x: x[: num_steps // record.every], shots)
         trajectory = believer.trajectory(kept.counts, kept.intended, record)
     return Tile(tally, believer.log_belief(lives.counts).T, trajectory, None)

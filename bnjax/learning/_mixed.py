@@ -20,7 +20,7 @@ from jaxtyping import Array, UInt32
 from ._blocked import DRAWS, in_blocks
 from ._lives import Advance, Believer, Known, Lives
 from ._moments import DEGREE, moments_block
-from ._record import Record
+from ._record import Record, Steps
 
 _TRIED = 4  # blocks of moments
 _WORTH = 6  # steps that each has to bring, on average
@@ -30,7 +30,7 @@ _LONGER = 16  # times as long as agents have lived, at most, before they are loo
 def mixed(
     believer: Believer,
     keys: UInt32[Array, "2 agents"],
-    num_steps: int,
+    num_steps: Steps,
     record: Record,
     known: Known,
     lanes: int,

@@ -39,7 +39,7 @@ from ..response import AbstractPolicy, tremble
 from ._agent import Agent
 from ._lives import Advance, Believer, Known, Lives
 from ._random import words
-from ._record import Record, Running, Trajectory, in_quarters, quarters
+from ._record import Record, Running, Steps, Trajectory, in_quarters, quarters
 
 DEGREE = 16  # D: most steps from one belief, whose fates are half of the bits of a word
 
@@ -88,7 +88,7 @@ class _Table(NamedTuple):
 Block = Callable[[UInt32[Array, "2 agents"], Lives, Int[Array, ""]], Lives]
 
 
-def moments_block(believer: Believer, num_steps: int, known: Known) -> Block:
+def moments_block(believer: Believer, num_steps: Steps, known: Known) -> Block:
     """(keys, lives, until) -> lives: some steps, but for agents who are at ``until``."""
     table = _table(believer.agent)
 
@@ -101,7 +101,7 @@ def moments_block(believer: Believer, num_steps: int, known: Known) -> Block:
 def by_moments(
     believer: Believer,
     keys: UInt32[Array, "2 agents"],
-    num_steps: int,
+    num_steps: Steps,
     record: Record,
     known: Known,
 ) -> Advance:
@@ -214,7 +214,7 @@ def _block(
     keys: UInt32[Array, "2 agents"],
     lives: Lives,
     until: Int[Array, ""],
-    num_steps: int,
+    num_steps: Steps,
     known: Known,
 ) -> Lives:
     """Steps of every agent from one belief: until its action changes, and that step too."""

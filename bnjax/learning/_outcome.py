@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ._record import Tally, quarters
+from ._record import Steps, Tally, quarters
 
 
 class Outcome(enum.IntEnum):
@@ -41,13 +41,15 @@ class Outcome(enum.IntEnum):
     INVALID = 3
 
 
-def outcome_of(tally: Tally, num_steps: int, valid: Bool[Array, "*#batch"]) -> Int[Array, "*batch"]:
+def outcome_of(
+    tally: Tally, num_steps: Steps, valid: Bool[Array, "*#batch"]
+) -> Int[Array, "*batch"]:
     """Code of `Outcome` from the final statistics."""
     half, late = quarters(num_steps)
     third, fourth = tally.switches[..., 0], tally.switches[..., 1]
     code = jnp.where((third > 0) & (fourth > 0), int(Outcome.MIXING), int(Outcome.UNDECIDED))
-    if half < late < num_steps:
-        code = jnp.where((third == 0) & (fourth == 0), int(Outcome.LOCKED), code)
+    shown = (half < late) & (late < num_steps)
+    code = jnp.where(shown & (third == 0) & (fourth == 0), int(Outcome.LOCKED), code)
     return jnp.where(valid, code, int(Outcome.INVALID)).astype(jnp.int32)
 
 

@@ -41,18 +41,19 @@ from ._moments import by_moments
 from ._outcome import outcome_of
 from ._plain import Tile, run_plain
 from ._random import agent_keys
-from ._record import Record, quarters
+from ._record import Record, Steps, quarters
 from ._results import Simulation
 
 # Simulators that keep agents in the vector lanes; the third is made of the others.
-_IN_LANES = ("blocked", "moments", "mixed")
+IN_LANES = ("blocked", "moments", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What a compiled tile depends on."""
 
-    num_steps: int
+    num_steps: int | None
+    """Those of each life; None where one program serves any number, that of the population."""
     record: Record
     lanes: int
     engine: str
@@ -70,6 +71,7 @@ class Population(NamedTuple):
     log_prior: Float[Array, "*agents models"]
     exploration: Float[Array, ""]
     key: Array
+    num_steps: Int[Array, ""] | None = None
 
 
 def run_tile(
@@ -85,7 +87,7 @@ def run_tile(
     pace.
     """
     arrays, rest = eqx.partition(population, eqx.is_array)
-    in_turn = plan.engine in _IN_LANES and jax.default_backend() == "cpu"
+    in_turn = plan.engine in IN_LANES and jax.default_backend() == "cpu"
 
     def run(arrays: Any, index: Array, used: Array | None) -> Simulation:
         return _tile(plan, eqx.combine(arrays, rest), index, used)
@@ -103,22 +105,25 @@ def _tile(plan: Plan, population: Population, index: Array, used: Array | None) 
     if own:
         prior = prior[jnp.minimum(agents, prior.shape[0] - 1)]
     keys = agent_keys(population.key, agents)
-    if plan.engine == "kernel":
-        done = run_kernel(agent, prior, keys, plan.num_steps, plan.known)
-    elif plan.engine in _IN_LANES:
+    num_steps = _num_steps(plan, population)
+    if plan.engine in IN_LANES:
         together = partial(mixed, lanes=plan.lanes)
         way = {"blocked": in_blocks, "moments": by_moments, "mixed": together}[plan.engine]
         used = None if used is None else used * plan.lanes
-        done = live(way, agent, prior, keys, plan.num_steps, plan.record, plan.known, used)
+        done = live(way, agent, prior, keys, num_steps, plan.record, plan.known, used)
     else:
-        done = run_plain(agent, prior, keys, plan.num_steps, plan.record)
+        assert plan.num_steps is not None
+        if plan.engine == "kernel":
+            done = run_kernel(agent, prior, keys, plan.num_steps, plan.known)
+        else:
+            done = run_plain(agent, prior, keys, plan.num_steps, plan.record)
     valid = _makes_sense(population, prior)
     if plan.queue == 1:
-        return _simulation(plan, agent, done, valid)
+        return _simulation(num_steps, agent, done, valid)
     # One by one, for how a product is rounded may depend on how many rows it has. (Priors of their
     # own, which would have to be given out too, are not for this simulator.)
     done = jax.tree.map(lambda x: x.reshape(plan.queue, plan.lanes, *x.shape[1:]), done)
-    done = lax.map(lambda done: _simulation(plan, agent, done, valid), done)
+    done = lax.map(lambda done: _simulation(num_steps, agent, done, valid), done)
     return jax.tree.map(_agents, done)
 
 
@@ -132,7 +137,14 @@ def _makes_sense(population: Population, prior: Array) -> Bool[Array, "*agents"]
     return problem.is_valid() & numbers & trembles & supported
 
 
-def _simulation(plan: Plan, agent: Agent, done: Tile, valid: Array) -> Simulation:
+def _num_steps(plan: Plan, population: Population) -> Steps:
+    """As the caller of `run_tile` knows them, or of the population."""
+    given = population.num_steps if plan.num_steps is None else plan.num_steps
+    assert given is not None
+    return given
+
+
+def _simulation(num_steps: Steps, agent: Agent, done: Tile, valid: Array) -> Simulation:
     truth, tally = agent.problem.consequence, done.tally
     if not is_built_in(agent.policy):
         valid = valid & ~jnp.isnan(tally.evidence).any((1, 2))
@@ -146,24 +158,29 @@ def _simulation(plan: Plan, agent: Agent, done: Tile, valid: Array) -> Simulatio
         "nm,md->nd", jnp.exp(log_belief), agent.problem.theta, precision=lax.Precision.HIGHEST
     )
     dtype = log_belief.dtype
-    late_steps = plan.num_steps - quarters(plan.num_steps)[0]
+    # Not divided: a compiler that knows by what multiplies by the inverse, and the last bit would
+    # depend on whether it does.
+    steps = jnp.asarray(num_steps, jnp.int32)
+    a_step, a_late_step = lax.optimization_barrier(
+        tuple(1 / x.astype(dtype) for x in (steps, steps - quarters(steps)[0]))
+    )
 
     def sensible(array: Array) -> Array:
         return jnp.where(valid.reshape(-1, *(1,) * (array.ndim - 1)), array, jnp.nan)
 
     return Simulation(
-        frequency=sensible(jax.vmap(truth.action_counts)(tally.evidence) / plan.num_steps),
-        late_frequency=sensible(tally.late.astype(dtype) / late_steps),
+        frequency=sensible(jax.vmap(truth.action_counts)(tally.evidence) * a_step),
+        late_frequency=sensible(tally.late.astype(dtype) * a_late_step),
         log_belief=sensible(log_belief),
         mean_theta=sensible(theta),
-        mean_payoff=sensible(jax.vmap(truth.total_payoff)(tally.evidence) / plan.num_steps),
+        mean_payoff=sensible(jax.vmap(truth.total_payoff)(tally.evidence) * a_step),
         intended=tally.intended,
         since=tally.since,
         switches=tally.switches,
-        outcome=outcome_of(tally, plan.num_steps, valid),
+        outcome=outcome_of(tally, num_steps, valid),
         trajectory=done.trajectory,
         record=done.record,
-        num_steps=plan.num_steps,
+        num_steps=0,  # a number of the host, which `simulate` knows
     )
 
 

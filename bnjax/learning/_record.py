@@ -80,6 +80,7 @@ class Running(eqx.Module):
 
 
 Record = Trajectory | Running | None
+Steps = int | Int[Array, ""]  # how many of a life; traced, one program serves all of them
 
 
 class Tally(eqx.Module):
@@ -101,19 +102,19 @@ class Tally(eqx.Module):
     switches: Int[Array, "*batch 2"]
 
 
-def quarters(num_steps: int) -> tuple[int, int]:
+def quarters(num_steps: Steps) -> tuple[Steps, Steps]:
     """First steps of the third and of the fourth quarter."""
     half = num_steps // 2
     return half, half + (num_steps - half) // 2
 
 
-def in_quarters(time: Int[Array, "*batch"], num_steps: int) -> Bool[Array, "2 *batch"]:
+def in_quarters(time: Int[Array, "*batch"], num_steps: Steps) -> Bool[Array, "2 *batch"]:
     """Whether a step belongs to the third and the fourth quarter."""
     third, fourth = quarters(num_steps)
     return jnp.stack([(time >= third) & (time < fourth), time >= fourth])
 
 
-def end_of_quarter(time: Int[Array, "*batch"], num_steps: int) -> Int[Array, "*batch"]:
+def end_of_quarter(time: Int[Array, "*batch"], num_steps: Steps) -> Int[Array, "*batch"]:
     """The next step with which statistics begin anew: that of the third or fourth, or the end."""
     third, fourth = quarters(num_steps)
     return jnp.where(time < third, third, jnp.where(time < fourth, fourth, num_steps))

@@ -27,7 +27,7 @@ from ._lives import Known
 from ._memory_limit import check_fits
 from ._moments import can_run_moments
 from ._own import check_own
-from ._population import Plan, Population, merge, run_all, run_tile
+from ._population import IN_LANES, Plan, Population, merge, run_all, run_tile
 from ._record import Record, Running, Trajectory
 from ._results import Simulation
 
@@ -147,12 +147,12 @@ def simulate(
     exploration = check_exploration(exploration).astype(dtype)
     population = Population(problem, policy, memory, prior, exploration, key)
     tile = None if tile is None else whole("tile", tile)
-    plan, each, remembered = _plan(population, num_steps, record, tile)
+    plan, population, each, remembered = _plan(population, num_steps, record, tile)
     if not is_concrete(population):
         tiles = jnp.arange(-(-num_agents // plan.lanes), dtype=jnp.int32)
         alone = dataclasses.replace(plan, queue=1)
         stacked = lax.map(lambda i: run_tile(alone, population, i), tiles)
-        return merge(stacked, num_agents)
+        return _of(num_steps, merge(stacked, num_agents))
     # No more room than is needed, which would only be cleared; powers of two, to compile less.
     workers = num_workers()
     needed = -(-num_agents // (plan.lanes * workers))
@@ -160,7 +160,12 @@ def simulate(
     work = workers * plan.lanes * ((room + 2) * each + 2 * remembered)
     copies = 1 if jax.default_backend() == "cpu" else workers  # of the priors
     check_fits(each, num_agents, work + copies * prior.nbytes)
-    return run_all(dataclasses.replace(plan, tiles=room), population, num_agents, progress)
+    found = run_all(dataclasses.replace(plan, tiles=room), population, num_agents, progress)
+    return _of(num_steps, found)
+
+
+def _of(num_steps: int, found: Simulation) -> Simulation:
+    return dataclasses.replace(found, num_steps=num_steps)
 
 
 def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) -> Array:
@@ -199,8 +204,11 @@ def _lanes(num_models: int) -> int:
 
 def _plan(
     population: Population, num_steps: int, record: Record, tile: int | None
-) -> tuple[Plan, int, int]:
-    """How to simulate, whatever the number of agents; and bytes of an agent: results, memory."""
+) -> tuple[Plan, Population, int, int]:
+    """How to simulate, whatever the number of agents, and what; bytes of an agent: results, memory.
+
+    Agents in the lanes go on for any number of steps with one program, if nothing is recorded.
+    """
     problem, policy, memory = population.problem, population.policy, population.memory
     lanes = _lanes(problem.num_models) if tile is None else tile
     engine = _engine(problem, policy, memory, record, lanes, population.log_prior.ndim == 2)
@@ -208,6 +216,9 @@ def _plan(
     if engine != "plain":
         known = _known(problem, policy, population.exploration)
     plan = Plan(num_steps, record, lanes, engine, known, 1)
+    if engine in IN_LANES and record is None:
+        plan = dataclasses.replace(plan, num_steps=None)
+        population = population._replace(num_steps=jnp.asarray(num_steps, jnp.int32))
     each, remembered = _bytes(plan, population)
     if tile is None:
         while lanes > 1 and lanes * (each + remembered) > _MOST_TILE_BYTES:
@@ -216,7 +227,8 @@ def _plan(
     # The same for any number of agents: another program might round another way.
     queue = min(_QUEUE, tiles) if engine == "mixed" and record is None else 1
     tiles -= tiles % queue
-    return dataclasses.replace(plan, lanes=lanes, tiles=tiles, queue=queue), each, remembered
+    plan = dataclasses.replace(plan, lanes=lanes, tiles=tiles, queue=queue)
+    return plan, population, each, remembered
 
 
 def _bytes(plan: Plan, population: Population) -> tuple[int, int]:
