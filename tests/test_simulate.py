@@ -611,7 +611,18 @@ def test_one_compilation_for_all_values(monkeypatch):
         assert bn.simulate(one_axis(p, 0.6), jax.random.key(5), **size).num_steps == num_steps
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 3, 31, 500])
+@pytest.mark.slow
+def test_without_compilation():
+    # For whoever looks for an error in a policy: slow, but step by step.
+    size = {"num_agents": 1, "num_steps": 2, "tile": 1}
+    want = bn.simulate(TOSSES, KEY, **size)
+    with jax.disable_jit():
+        result = bn.simulate(TOSSES, KEY, **size)
+    assert result.num_steps == 2
+    np.testing.assert_array_equal(result.frequency, want.frequency)
+
+
+@pytest.mark.parametrize("num_steps", [1, 31, 500])
 def test_what_a_compiler_knows_of_the_steps_changes_no_life(num_steps):
     # A program of the caller's is compiled for their number, that of `simulate` for any.
     problem, size = one_axis(0.4, 0.35), {"num_agents": 50, "num_steps": num_steps, "tile": 32}
@@ -864,7 +875,7 @@ def test_windows_are_needed_for_those_at_work_only():
         jnp.zeros(()),
         key,
     )
-    plan, each, remembered = _simulate._plan(population, 2000, None, None)
+    plan, _, each, remembered = _simulate._plan(population, 2000, None, None)
     assert each == 44
     assert remembered > 8 * 1000
     assert plan.lanes * remembered <= _simulate._MOST_TILE_BYTES
