@@ -148,7 +148,8 @@ def simulate(
     population = Population(problem, policy, memory, prior, exploration, key)
     tile = None if tile is None else whole("tile", tile)
     plan, population, each, remembered = _plan(population, num_steps, record, tile)
-    if not is_concrete(population) or jax.config.jax_disable_jit:
+    eager = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+    if eager or not is_concrete(population):
         tiles = jnp.arange(-(-num_agents // plan.lanes), dtype=jnp.int32)
         alone = dataclasses.replace(plan, queue=1)
         stacked = lax.map(lambda i: run_tile(alone, population, i), tiles)
