@@ -136,9 +136,9 @@ def on_cores(
         raise
     finally:
         # Whoever did not even begin, as other calls keep the threads busy, has nothing to do now.
-        wait(future for future in futures if not future.cancel())
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+        begun = [future for future in futures if not future.cancel()]
+        wait(begun)
+    for future in begun:
+        future.result()
     if progress is not None:
         progress(total, total)
