@@ -207,7 +207,7 @@ def _tables(problem: baseline.Categorical, layout: Layout) -> _Tables:
         block=plan.steps,
         top=_f32(plan.top),
         tolerance=_f32(policy.tolerance_in(np.dtype(np.float32))),
-        rounding=_f32(0.5 * (codes + 2) * np.finfo(np.float32).eps),
+        rounding=_f32(0.5 * (codes + 6) * np.finfo(np.float32).eps),
         whole_log=log,
         whole_out=out.astype(np.float32),
         whole_prior=np.maximum(problem.log_prior, _NOTHING).astype(np.float32),

@@ -70,7 +70,7 @@ def _simulate(
     prior = there(problem.log_prior + log_size)
     cdf = there(np.cumsum(problem.probs, axis=1) / problem.probs.sum(1, keepdims=True))
     tolerance = policy.tolerance_in(np.dtype(np.float32))
-    rounding = 0.5 * (len(log_ratio) + 2) * float(np.finfo(np.float32).eps)
+    rounding = 0.5 * (len(log_ratio) + 6) * float(np.finfo(np.float32).eps)
     rng = torch.Generator(device).manual_seed(seed)
 
     num_codes = num_actions * num_consequences

@@ -631,7 +631,7 @@ class _Counts:
         self.prior = problem.log_prior
         self.offset = self.prior + self.log_size
         codes, models = self.log.shape
-        self.factor = 0.5 * (codes + 2) * np.finfo(dtype).eps
+        self.factor = 0.5 * (codes + 6) * np.finfo(dtype).eps
         self.evidence = np.zeros((size, codes), dtype)
         self.flat = self.evidence.reshape(-1)
         self.first = np.arange(size) * codes

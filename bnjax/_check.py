@@ -70,6 +70,24 @@ def check_finite(name: str, array: Array) -> None:
             raise ValueError(f"`{name}` must be finite; got {values[where]}{at}.")
 
 
+def most_payoff(dtype: Any) -> float:
+    """Size up to which sums of payoffs over 2^32 steps, and their differences, are in range."""
+    return float(jnp.finfo(dtype).max) * 2.0**-34
+
+
+def check_payoffs(name: str, array: Array) -> None:
+    """Raise if a concrete array holds numbers that cannot be added up."""
+    check_finite(name, array)
+    most = most_payoff(array.dtype)
+    if is_concrete(array):
+        largest = np.abs(np.asarray(array)).max(initial=0.0)
+        if largest > most:
+            raise ValueError(
+                f"`{name}` must hold numbers of at most {most:.3g} in size, so that sums of "
+                f"payoffs stay in the range of {array.dtype}; got {largest:g}."
+            )
+
+
 def check_positive(name: str, array: Array) -> None:
     """Raise if a concrete array holds anything but finite positive numbers."""
     check_finite(name, array)
@@ -160,7 +178,8 @@ def check_key(key: Any) -> None:
     if is_typed_key(key):
         fine = fine and key.ndim == 0
     elif fine:
-        fine = key.dtype == jnp.uint32 and key.ndim == 1
+        wanted = jax.random.key_data(jax.random.key(0)).shape
+        fine = key.dtype == jnp.uint32 and key.shape == wanted
     if not fine:
         got = f"an array {key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else repr(key)
         raise ValueError(f"`key` must be one JAX key, such as jax.random.key(0); got {got}.")

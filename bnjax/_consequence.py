@@ -14,18 +14,21 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ._check import (
     as_float,
     check_finite,
+    check_payoffs,
     check_positive,
     check_probabilities,
     check_shape,
     check_some,
+    most_payoff,
     probability_tolerance,
 )
-from ._numerics import inverse_cdf, over_terms, standard_normal, uniform
+from ._numerics import inverse_cdf, log_quotient, over_terms, standard_normal, uniform
 
 
 @jax.custom_jvp
@@ -65,7 +68,7 @@ class Categorical(eqx.Module):
             check_some("probs", number, what)
         check_shape("payoff", self.payoff, self.probs.shape, "actions, consequences")
         check_probabilities("probs", self.probs)
-        check_finite("payoff", self.payoff)
+        check_payoffs("payoff", self.payoff)
 
     @property
     def num_actions(self) -> int:
@@ -116,16 +119,24 @@ class Categorical(eqx.Module):
         return evidence.sum(1)
 
     def log_ratio(
-        self, model: Float[Array, "actions consequences"]
-    ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
-        """log(model / truth) in nats by feature, and which features the model rules out.
+        self, models: Float[Array, "models actions consequences"]
+    ) -> tuple[Float[Array, "models actions features"], Bool[Array, "models actions features"]]:
+        """Log-likelihood ratios in nats by feature, and which features a model rules out.
 
-        Relative to the truth, so that it is small for models that fit, and so is its rounding.
-        Zero where the model rules the consequence out (the mask says so) or it never happens.
+        Relative to the middle between the least and the most likely model, so that sums stay
+        small. Models that lie close together keep the digits in which they differ: their
+        distances to it are differences of the probabilities, and not of their logarithms.
+        Zero where a model rules the consequence out (the mask says so) or it never happens.
         """
-        both = (model > 0) & (self.probs > 0)
-        ratio = jnp.where(both, model, 1.0) / jnp.where(both, self.probs, 1.0)
-        return jnp.log(ratio), (model <= 0) & (self.probs > 0)
+        allowed = models > 0
+        most = jnp.where(allowed, models, 0.0).max(0)
+        least = jnp.where(allowed, models, 1.0).min(0)
+        # A number that has been rounded: in a difference, a product might be used as it is.
+        middle = lax.optimization_barrier(jnp.sqrt(least) * jnp.sqrt(most))
+        middle = lax.stop_gradient(jnp.where(most > 0, middle, 1.0))
+        log = log_quotient(jnp.where(allowed, models, middle), middle)
+        happens = self.probs > 0
+        return jnp.where(happens, log, 0.0), ~allowed & happens
 
     def by_action(
         self, model: Float[Array, "actions consequences *batch"]
@@ -166,8 +177,8 @@ class Categorical(eqx.Module):
 
     def is_valid(self) -> Bool[Array, "*batch"]:
         """Whether the (possibly traced) numbers are a consequence distribution and payoff."""
-        finite = jnp.all(jnp.isfinite(self.payoff), axis=(0, 1))
-        return self.model_is_valid(self.probs) & finite
+        in_range = jnp.all(jnp.abs(self.payoff) <= most_payoff(self.payoff.dtype), axis=(0, 1))
+        return self.model_is_valid(self.probs) & in_range
 
     def model_is_valid(
         self, model: Float[Array, "actions consequences *batch"]
@@ -203,7 +214,7 @@ class Gaussian(eqx.Module):
         self.payoff_slope = as_float("payoff_slope", payoff_slope, ndim=1)
         for name in ("sd", "payoff_intercept", "payoff_slope"):
             check_shape(name, getattr(self, name), shape, "actions")
-            check_finite(name, getattr(self, name))
+            check_payoffs(name, getattr(self, name))
         check_finite("mean", self.mean)
         check_positive("sd", self.sd)
 
@@ -263,13 +274,28 @@ class Gaussian(eqx.Module):
         return evidence[:, 0]
 
     def log_ratio(
-        self, model: tuple[Float[Array, " actions"], Float[Array, " actions"]]
-    ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
-        """log(model density / true density) in nats by feature; nothing is ruled out."""
-        ratio = self.sd / model[1]
-        shift = (self.mean - model[0]) / model[1]
-        constant = jnp.log(ratio) - 0.5 * shift**2
-        log = jnp.stack([constant, -ratio * shift, 0.5 * (1 - ratio**2)], axis=-1)
+        self, models: tuple[Float[Array, "models actions"], Float[Array, "models actions"]]
+    ) -> tuple[Float[Array, "models actions features"], Bool[Array, "models actions features"]]:
+        """Log-likelihood ratios in nats by feature; nothing is ruled out.
+
+        Relative to the normal distribution in whose logarithm z and z^2 have the middle of the
+        coefficients of the models. As for categorical consequences, from differences of the
+        parameters: with D = (mean' - mean) / sd and p = (sd / sd')^2 of a model,
+        ``log f = const - log sd' - p (z - D)^2 / 2``.
+        """
+        mean, sd = models
+        wide, unit = self.sd / sd, lax.optimization_barrier(1 / self.sd)
+        p, far = wide**2, (mean - self.mean) * unit
+        middle = _middle(p), _middle(p * far)
+        scale = self.sd / jnp.sqrt(middle[0])  # the reference: its standard deviation and mean
+        center = self.mean + self.sd * (middle[1] / middle[0])
+        scale, center, inverse = lax.stop_gradient(
+            lax.optimization_barrier((scale, center, 1 / scale))
+        )
+        moved, away = (mean - center) * unit, (center - self.mean) * unit
+        more = (scale - sd) * (scale + sd) * (wide * inverse) ** 2  # p less that of the reference
+        constant = log_quotient(scale, sd) - 0.5 * (p * moved * (moved + 2 * away) + more * away**2)
+        log = jnp.stack([constant, p * moved + more * away, -0.5 * more], axis=-1)
         return log, jnp.zeros(log.shape, bool)
 
     def by_action(
@@ -313,8 +339,13 @@ class Gaussian(eqx.Module):
         Finite numbers can be too far apart for a divergence that floating point can hold.
         """
         kl, _ = self.divergence(model)
-        finite = jnp.isfinite(kl) & jnp.isfinite(self.payoffs(model))
+        payoffs = self.payoffs(model)
+        finite = jnp.isfinite(kl) & (jnp.abs(payoffs) <= most_payoff(payoffs.dtype))
         return jnp.all(finite & (model[1] > 0), axis=0)
+
+
+def _middle(values: Float[Array, "models actions"]) -> Float[Array, " actions"]:
+    return 0.5 * (values.min(0) + values.max(0))
 
 
 Consequence = Categorical | Gaussian

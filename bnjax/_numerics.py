@@ -66,6 +66,32 @@ def two_sum(
     return total, (first - (total - part)) + (second - part)
 
 
+def added_up(
+    sums: tuple[Float[Array, "*batch"], Float[Array, "*batch"]], change: Float[Array, "*batch"]
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """Sums to which something is added, and beside them what rounding has taken from them so far.
+
+    Together they are exact to the last bit of the sums, however many terms these have.
+    """
+    total, lost = two_sum(sums[0], change)
+    return total, sums[1] + lost
+
+
+def log_quotient(
+    number: Float[Array, "*#batch"], reference: Float[Array, "*#batch"]
+) -> Float[Array, "*batch"]:
+    """log(number / reference) of positive numbers, to a few bits of itself, however small it is.
+
+    Where both are within a factor of two, their difference is exact. Nothing is divided by what
+    many numbers may share: a compiler may multiply by the inverse instead, and the last bit would
+    depend on the program around.
+    """
+    near = (number <= 2 * reference) & (reference <= 2 * number)
+    between = jnp.where(near, number - reference, 0.0) / (number + reference)
+    apart = jnp.where(near, 1.0, number * lax.optimization_barrier(1 / reference))
+    return jnp.where(near, 2 * jnp.arctanh(between), jnp.log(apart))
+
+
 @jax.custom_jvp
 def fast_exp(number: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Exponential of numbers below 88 or ``-inf``; zero where that is no normal number.

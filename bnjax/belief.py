@@ -15,13 +15,12 @@ from operator import add
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ._check import as_float, is_concrete, whole
-from ._numerics import added_product, fast_exp, two_sum
+from ._numerics import added_product, added_up, fast_exp
 from .problem import AbstractFiniteProblem
 
 
@@ -30,8 +29,8 @@ class Likelihood(eqx.Module):
 
     Parameters
     ----------
-    log_ratio : [M, A, F] log-likelihood in nats by unit of each feature, relative to the middle
-        between the least and the most likely model, so that sums stay small; 0 where infinite.
+    log_ratio : [M, A, F] log-likelihood in nats by unit of each feature, relative to something in
+        the middle of the models, so that sums stay small; 0 where infinite.
     ruled_out : [M, A, F] which features a model says cannot be.
     """
 
@@ -91,18 +90,19 @@ class Likelihood(eqx.Module):
         return self._unit() * reduce(add, moved) + 8 * float(jnp.finfo(flat.dtype).eps)
 
     def _unit(self) -> float:
-        """Rounding of a log-weight, as a share of the sizes of what it is the sum of."""
+        """Rounding of a log-weight, as a share of the sizes of what it is the sum of.
+
+        Half a unit for each sum and each product, and five for the logarithms themselves.
+        """
         terms = math.prod(self.log_ratio.shape[1:])
-        return 0.5 * (terms + 2) * float(jnp.finfo(self.log_ratio.dtype).eps)
+        return 0.5 * (terms + 6) * float(jnp.finfo(self.log_ratio.dtype).eps)
 
 
 def likelihood(problem: AbstractFiniteProblem) -> Likelihood:
     """Log-likelihoods of the models of a problem, up to what they share."""
-    log, out = jax.vmap(problem.consequence.log_ratio)(problem.models)
-    high = jnp.where(out, -jnp.inf, log).max(0)
-    low = jnp.where(out, jnp.inf, log).min(0)
-    middle = lax.stop_gradient(jnp.where(high >= low, 0.5 * (high + low), 0.0))
-    return Likelihood(jnp.where(out, 0.0, log - middle), out)
+    # Numbers that are the same wherever they are used: a compiler that computes them anew for each
+    # use may round them in another way.
+    return Likelihood(*lax.optimization_barrier(problem.consequence.log_ratio(problem.models)))
 
 
 class Observation(eqx.Module):
@@ -120,7 +120,11 @@ class Observation(eqx.Module):
     def added(
         self, evidence: Float[Array, "actions features"], times: float = 1.0
     ) -> Float[Array, "actions features"]:
-        """Evidence to which this observation has been added (or taken away, ``times=-1``)."""
+        """Evidence to which this observation has been added (or taken away, ``times=-1``).
+
+        Thousands of real numbers, added up so, lose digits; the memories that come with bnjax keep
+        beside a sum what rounding takes from it.
+        """
         played = jnp.arange(evidence.shape[0], dtype=jnp.int32) == self.action
         return evidence + jnp.where(played[:, None], times * self.features, 0.0)
 
@@ -187,18 +191,19 @@ class PerfectMemory(AbstractMemory):
     """
 
     def init(self, nothing: Float[Array, "actions features"]) -> Any:
-        """Nothing seen."""
-        return nothing
+        """Nothing seen: sums, and what rounding has taken from them."""
+        return nothing, nothing
 
     def update(self, state: Any, observation: Observation, time: Int[Array, ""]) -> Any:
         """Add the observation."""
-        return observation.added(state)
+        return added_up(state, observation.added(jnp.zeros_like(state[0])))
 
     def evidence(
         self, state: Any
     ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
         """All of it."""
-        return state, state != 0
+        evidence = state[0] + state[1]
+        return evidence, evidence != 0
 
 
 class DiscountedMemory(AbstractMemory):
@@ -229,20 +234,23 @@ class DiscountedMemory(AbstractMemory):
         return (self.rate > 0) & (self.rate < 1)
 
     def init(self, nothing: Float[Array, "actions features"]) -> Any:
-        """Nothing seen."""
-        return nothing, nothing != 0
+        """Nothing seen: sums, what rounding has taken from them, and what was ever seen."""
+        return (nothing, nothing), nothing != 0
 
     def update(self, state: Any, observation: Observation, time: Int[Array, ""]) -> Any:
         """Fade, then add the observation."""
-        evidence, seen = state
-        keep = 1 - self.rate.astype(evidence.dtype)
-        return observation.added(keep * evidence), seen | (observation.added(0 * evidence) != 0)
+        sums, seen = state
+        new = observation.added(jnp.zeros_like(sums[0]))
+        # What fades is taken away: of 1 - rate, floating point keeps few digits of a small rate.
+        fades = self.rate.astype(new.dtype) * (sums[0] + sums[1])
+        return added_up(sums, new - fades), seen | (new != 0)
 
     def evidence(
         self, state: Any
     ) -> tuple[Float[Array, "actions features"], Bool[Array, "actions features"]]:
         """Faded sums; what was ever seen."""
-        return state
+        sums, seen = state
+        return sums[0] + sums[1], seen
 
 
 class WindowMemory(AbstractMemory):
@@ -273,14 +281,9 @@ class WindowMemory(AbstractMemory):
         """Put the observation in the place of the oldest."""
         evidence, rest, actions, features, oldest = state
         place = jnp.mod(time, self.length)
-        # What rounding takes from a sum is kept beside it: sums of real numbers to which something
-        # is added and taken away for ever would drift.
-        for change in (
-            oldest.added(jnp.zeros_like(evidence), times=-1.0),
-            observation.added(0 * evidence),
-        ):
-            evidence, lost = two_sum(evidence, change)
-            rest = rest + lost
+        nothing = jnp.zeros_like(evidence)
+        for change in (oldest.added(nothing, times=-1.0), observation.added(nothing)):
+            evidence, rest = added_up((evidence, rest), change)
         # Written first, then read for the next step: a compiler that has to read first, and for a
         # value that is used after the writing, makes a copy of the whole window.
         put = partial(lax.dynamic_update_index_in_dim, index=place, axis=0)

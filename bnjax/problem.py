@@ -143,7 +143,7 @@ class AbstractFiniteProblem(AbstractProblem):
         Equal divergences are not enough: a posterior over models that fit equally well never
         settles as long as they explain different consequences.
         """
-        ratio, ruled_out = jax.vmap(self.consequence.log_ratio)(self.models)
+        ratio, ruled_out = self.consequence.log_ratio(self.models)
         supported = self.support[:, None, None]
         high = jnp.max(jnp.where(supported, ratio, -jnp.inf), 0)
         low = jnp.min(jnp.where(supported, ratio, jnp.inf), 0)
@@ -160,9 +160,14 @@ class AbstractFiniteProblem(AbstractProblem):
 
 
 def check_problem(problem: Any) -> None:
-    """Refuse what is no problem."""
+    """Refuse what is no problem, or many."""
     if not isinstance(problem, AbstractProblem):
         raise ValueError(f"`problem` must be a bnjax problem; got {type(problem).__name__}.")
+    if batch := problem.consequence.batch_shape:
+        raise ValueError(
+            f"`problem` must be one problem; this one is a batch of {batch}: use `jax.vmap`, for "
+            "example `jax.vmap(bn.phase)(problems)`."
+        )
 
 
 def as_log_prior(log_prior: Any, num_models: int) -> Array:

@@ -101,10 +101,10 @@ def test_gaussian_belief_is_bayes_rule(x64):
 
 def test_what_is_ruled_out_is_never_forgotten_by_discounting():
     problem = bn.Problem([[0.5, 0.5]], [[[1.0, 0.0]], [[0.5, 0.5]]], [[0.0, 1.0]])
-    # So long ago that its weight is zero in floating point.
+    # So long ago that nothing of its weight is left: the smallest normal number cannot be halved.
     seen = [(0, 1)] + [(0, 0)] * 400
     evidence, mask = observe(bn.DiscountedMemory(0.5), problem, seen)
-    assert float(evidence[0, 1]) == 0
+    assert float(evidence[0, 1]) <= float(jnp.finfo(evidence.dtype).tiny)
     found = normalised(problem, evidence, mask)
     assert found[0] == -np.inf
     found = normalised(problem, *observe(bn.WindowMemory(10), problem, seen))
@@ -131,6 +131,94 @@ def test_rounding_is_within_its_bound():
         inputs = 2.0**-24 * 2 * counts.sum()
         error = np.abs(found[False][0] - found[True][0])
         assert (error <= found[False][1] + inputs + 1e-6).all()
+
+
+def gaps(log):
+    """Differences of all pairs of models."""
+    log = np.asarray(log, float)
+    return log[:, None] - log[None]
+
+
+def near_and_far(rng, shape, low, high):
+    """Models of which some hardly differ and others differ by orders of magnitude."""
+    far = np.exp(rng.uniform(np.log(low), np.log(high), shape))
+    near = far[:1] * (1 + 10.0 ** rng.uniform(-6, -1, shape) * rng.choice([-1, 1], shape))
+    return np.concatenate([far, near]).astype(np.float32)
+
+
+def test_models_that_lie_close_keep_the_digits_in_which_they_differ():
+    """Log-likelihood ratios of all pairs in float32, against float64 of the same numbers.
+
+    To what `Likelihood.rounding` grants the logarithms: 5 / 2 units of each, however small.
+    """
+    rng = np.random.default_rng(1)
+    unit = 2.5 * float(jnp.finfo(jnp.float32).eps)
+    for _ in range(5):
+        q = near_and_far(rng, (6, 2), 1e-6, 0.5)
+        models = np.stack([1 - q, q], axis=-1)
+        problem = bn.Problem([[0.3, 0.7], [0.9, 0.1]], models, [[0.0, 1.0]] * 2)
+        log = np.asarray(likelihood(problem).log_ratio, float)
+        allowed = unit * (np.abs(log)[:, None] + np.abs(log)[None])
+        assert (np.abs(gaps(log) - gaps(np.log(models.astype(float)))) <= allowed).all()
+
+        mean = (3 + near_and_far(rng, (6, 2), 1e-3, 3)).astype(np.float32)
+        sd = near_and_far(rng, (6, 2), 0.3, 3)
+        problem = bn.GaussianProblem([2.5, 4.0], [0.75, 1.5], mean, sd, [0.0] * 2, [1.0] * 2)
+        log = np.asarray(likelihood(problem).log_ratio, float)
+        m, s, mu, sigma = (np.asarray(x, float) for x in (mean, sd, [2.5, 4.0], [0.75, 1.5]))
+        p, far = (sigma / s) ** 2, (m - mu) / sigma
+        want = np.stack([-np.log(s) - p * far**2 / 2, p * far, -p / 2], axis=-1)
+        # These are made of several terms, none of which is larger than those here.
+        size = np.abs(np.stack([np.log(s / s[:1]), p * far, p], axis=-1)) + np.abs(log)
+        size[..., 0] += p * far**2
+        allowed = 4 * unit * (size[:, None] + size[None])
+        assert (np.abs(gaps(log) - gaps(want)) <= allowed).all()
+    same = bn.GaussianProblem([0.0], [1.0], [[9.0], [9.001]], [[2.0], [2.0]], [0.0], [1.0])
+    log = np.asarray(likelihood(same).log_ratio, float)[:, 0]
+    near = float(np.float32(9.001)) - 9.0
+    np.testing.assert_allclose(log[1, 1] - log[0, 1], near / 4, rtol=1e-6)  # nine digits in common
+    np.testing.assert_allclose(log[:, 2], 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("probs", [(0.4, 0.4), (0.3, 0.4), (0.1, 0.45), (0.2, 0.3), (0.35, 0.45)])
+def test_exact_ties_are_ties_after_many_observations(probs):
+    """Two models that mirror each other, seen as often in favour of one as of the other."""
+    theta = np.array([0.501, 1 - np.float32(0.501)], np.float32)
+    models = np.stack([np.stack([1 - theta, theta], 1), np.stack([theta, 1 - theta], 1)], 1)
+    truth = [[1 - p, p] for p in probs]
+    seen = np.rint(20_000 * np.array(truth))
+    seen[1, 0] = seen[1, 1] + seen[0, 0] - seen[0, 1]
+    evidence = jnp.asarray(seen)
+    for ties, want in (("first", [1, 0]), ("last", [0, 1]), ("uniform", [0.5, 0.5])):
+        agent = bn.Agent(bn.Problem(truth, models, [[0.0, 1.0]] * 2), bn.BestResponse(ties))
+        found, _ = agent.intention_after(evidence, evidence > 0)
+        assert found.tolist() == want
+        more, _ = agent.intention_after(evidence.at[0, 1].add(1), evidence > 0)
+        assert more.tolist() == [0, 1] or more.tolist() == [1, 0]
+        fewer, _ = agent.intention_after(evidence.at[0, 0].add(1), evidence > 0)
+        assert fewer.tolist() == more.tolist()[::-1]  # one observation is enough to break it
+
+
+@pytest.mark.parametrize(
+    ("memory", "keep"), [(bn.PerfectMemory(), 1.0), (bn.DiscountedMemory(1e-5), 1 - 1e-5)]
+)
+def test_sums_of_thousands_of_numbers_keep_their_digits(memory, keep):
+    """In float32 against float64: without what rounding takes, z^2 would be off by 1e-5."""
+    features = np.random.default_rng(0).normal(size=(100_000, 1)).astype(np.float32)
+    features = np.concatenate([np.ones_like(features), features, features**2], axis=1)
+
+    def step(state, given):
+        time, row = given
+        return memory.update(state, bn.Observation(jnp.zeros((), jnp.int32), row), time), None
+
+    times = jnp.arange(len(features), dtype=jnp.int32)
+    state, _ = jax.lax.scan(step, memory.init(jnp.zeros((1, 3))), (times, jnp.asarray(features)))
+    rate = 1 - keep if keep == 1 else float(memory.rate)
+    ages = np.arange(len(features))[::-1]
+    want = ((1 - rate) ** ages[:, None] * features.astype(float)).sum(0)
+    size = (features.astype(float) ** 2).sum()
+    np.testing.assert_allclose(memory.evidence(state)[0][0], want, rtol=2e-7, atol=2e-7 * size)
+    assert np.abs(memory.evidence(state)[0][0, 2] / want[2] - 1) < 2e-7
 
 
 def test_means_leave_out_what_has_no_size(x64):

@@ -36,11 +36,6 @@ def prepare(
 ) -> tuple[Float[Array, ""], Tolerance]:
     """Check the arguments that all solvers share, on the host where they have values."""
     check_problem(problem)
-    if batch := problem.consequence.batch_shape:
-        raise ValueError(
-            f"`problem` must be one problem; this one is a batch of {batch}: use `jax.vmap`, for "
-            "example `jax.vmap(bn.phase)(problems)`."
-        )
     dtype = problem_dtype(problem)
     return check_exploration(exploration).astype(dtype), default_tolerance(
         dtype, tol_fit, tol_payoff
