@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from ._check import as_float, is_concrete
@@ -104,12 +105,26 @@ class AbstractPolicy(eqx.Module):
         return jnp.asarray(True)
 
     def knows_second(self) -> bool:
-        """Whether `second` is given."""
-        return type(self).second is not AbstractPolicy.second
+        """Whether `second` is given, and still speaks of this policy."""
+        return _speaks(type(self), "second", ("features", "probabilities", "scale_free"))
 
     def knows_boundary(self) -> bool:
-        """Whether `boundary` is given."""
-        return type(self).boundary is not AbstractPolicy.boundary
+        """Whether `boundary` is given, and still speaks of this policy."""
+        others = "features", "probabilities", "scale_free", "second"
+        return _speaks(type(self), "boundary", others)
+
+
+def _speaks(policy: type[AbstractPolicy], name: str, others: Sequence[str]) -> bool:
+    """Whether a policy gives a method, and none derived from that one plays in another way since.
+
+    (A subclass of a built-in policy with `probabilities` of its own inherits what it contradicts.)
+    """
+
+    def age(name: str) -> int:
+        return next(i for i, c in enumerate(policy.__mro__) if name in vars(c))
+
+    given = age(name)
+    return policy.__mro__[given] is not AbstractPolicy and all(given <= age(x) for x in others)
 
 
 class BestResponse(AbstractPolicy):
@@ -216,7 +231,7 @@ class BestResponse(AbstractPolicy):
 
     def knows_boundary(self) -> bool:
         """Unless ties are broken by chance."""
-        return self.ties != "uniform"
+        return self.ties != "uniform" and super().knows_boundary()
 
 
 class EpsilonGreedy(AbstractPolicy):
@@ -226,12 +241,13 @@ class EpsilonGreedy(AbstractPolicy):
     ----------
     epsilon : probability of playing a uniform action (the best one included), in [0, 1]: the
         ``exploration`` of `bnjax.equilibria`.
-    response : the best response.
+    response : the `BestResponse`. (Any other policy explores by the ``exploration`` of whoever
+        takes a policy.)
 
     Raises
     ------
     ValueError
-        If epsilon is not a probability.
+        If epsilon is not a probability, or the response is something else.
     """
 
     epsilon: Float[Array, ""]
@@ -245,6 +261,11 @@ class EpsilonGreedy(AbstractPolicy):
                 f"`epsilon` must be a probability in [0, 1]; got {float(self.epsilon):g}."
             )
         self.response = BestResponse() if response is None else response
+        if type(self.response) is not BestResponse:
+            raise ValueError(
+                f"`response` must be a bn.BestResponse; got {response!r}. Of another policy, make "
+                "play tremble by `exploration`, of bn.simulate for example."
+            )
 
     @property
     def exploration(self) -> Float[Array, ""]:
@@ -275,7 +296,7 @@ class EpsilonGreedy(AbstractPolicy):
 
     def knows_boundary(self) -> bool:
         """Whether the best response does."""
-        return self.response.knows_boundary()
+        return super().knows_boundary() and self.response.knows_boundary()
 
 
 class Logit(AbstractPolicy):
@@ -295,14 +316,18 @@ class Logit(AbstractPolicy):
 
     def __init__(self, temperature: Any):
         self.temperature = as_float("temperature", temperature, ndim=0)
-        if is_concrete(self.temperature) and not 0 < float(self.temperature) < float("inf"):
+        # What is less than the smallest normal number counts as zero where it divides.
+        least = float(jnp.finfo(self.temperature.dtype).tiny)
+        if is_concrete(self.temperature) and not least <= float(self.temperature) < float("inf"):
             raise ValueError(
-                f"`temperature` must be a positive number; got {float(self.temperature):g}."
+                f"`temperature` must be a positive number, at least {least:.3g} in "
+                f"{self.temperature.dtype}; got {float(self.temperature):g}."
             )
 
     def is_valid(self) -> Bool[Array, ""]:
         """Whether the temperature is a positive number."""
-        return (self.temperature > 0) & jnp.isfinite(self.temperature)
+        least = jnp.finfo(self.temperature.dtype).tiny
+        return (self.temperature >= least) & jnp.isfinite(self.temperature)
 
     def features(self, payoffs: Float[Array, "models actions"]) -> Float[Array, "models features"]:
         """The payoffs themselves."""
@@ -312,7 +337,9 @@ class Logit(AbstractPolicy):
         self, means: Float[Array, " features"], slack: Float[Array, ""]
     ) -> Float[Array, " actions"]:
         """Softmax of expected payoffs over temperature."""
-        return jax.nn.softmax(means / self.temperature.astype(means.dtype))
+        # Less the best before the division, which might overflow, and not after it.
+        gain = means - lax.stop_gradient(means.max())
+        return jax.nn.softmax(gain / self.temperature.astype(means.dtype))
 
     def second(self, means: Sequence[Float[Array, "*batch"]], slack: Array) -> Array:
         """Logistic function of the difference of expected payoffs over temperature."""

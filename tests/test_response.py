@@ -126,6 +126,47 @@ def test_trembles(exploration):
         np.testing.assert_array_equal(intended, action)
 
 
+class Contrary(bn.BestResponse):
+    """The opposite of a built-in policy that it is derived from."""
+
+    def probabilities(self, means, slack):
+        return super().probabilities(means, slack)[::-1]
+
+
+def test_what_is_inherited_does_not_speak_of_a_policy_that_plays_otherwise():
+    assert bn.BestResponse().knows_boundary()
+    assert bn.BestResponse().knows_second()
+    assert bn.EpsilonGreedy(0.1).knows_boundary()
+    assert not bn.BestResponse("uniform").knows_boundary()
+    assert bn.Logit(0.1).knows_second()
+    assert not bn.Logit(0.1).knows_boundary()
+    assert not Contrary().knows_boundary()
+    assert not Contrary().knows_second()
+
+    class Featured(bn.Logit):
+        def features(self, payoffs):
+            return -payoffs
+
+    class Told(Featured):  # which says anew what it does
+        def second(self, means, slack):
+            return super().second(means, slack)
+
+    class Renamed(bn.BestResponse):
+        """Nothing else."""
+
+    assert not Featured(0.1).knows_second()
+    assert Told(0.1).knows_second()
+    assert Renamed().knows_boundary()
+
+
+def test_logit_divides_what_it_can():
+    """By so little that the quotient of a payoff is out of range, but not that of a difference."""
+    policy = bn.Logit(1e-36)
+    assert policy.probabilities(jnp.array([1000.0, 999.0]), jnp.zeros(())).tolist() == [1, 0]
+    assert policy.probabilities(jnp.array([5.0, 5.0]), jnp.zeros(())).tolist() == [0.5, 0.5]
+    assert float(policy.second((jnp.array(1000.0), jnp.array(999.0)), jnp.zeros(()))) == 0
+
+
 def test_epsilon_greedy_is_a_best_response_that_trembles():
     greedy = bn.EpsilonGreedy(0.2, bn.BestResponse("last"))
     payoffs = [[0.0, 1.0], [1.0, 0.0]]
@@ -136,9 +177,11 @@ def test_epsilon_greedy_is_a_best_response_that_trembles():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: bn.Logit(0.0), "`temperature` must be a positive number; got 0"),
-        (lambda: bn.Logit(-1.0), "`temperature` must be a positive number; got -1"),
+        (lambda: bn.Logit(0.0), "`temperature` must be a positive number.*got 0"),
+        (lambda: bn.Logit(-1.0), "`temperature` must be a positive number.*got -1"),
         (lambda: bn.Logit(math.inf), "`temperature` must be a positive number"),
+        (lambda: bn.Logit(1e-40), "`temperature` must be a positive number, at least 1.18e-38"),
+        (lambda: bn.EpsilonGreedy(0.1, Contrary()), "`response` must be a bn.BestResponse; got C"),
         (lambda: bn.EpsilonGreedy(1.5), "`epsilon` must be a probability"),
         (lambda: bn.BestResponse("sometimes"), "`ties` must be 'first', 'last' or 'uniform'"),
         (lambda: bn.BestResponse(tol_payoff=-1.0), "`tol_payoff` must be a non-negative number"),

@@ -43,7 +43,7 @@ def can_run_blocked(problem: AbstractFiniteProblem, memory: AbstractMemory, reco
     truth = problem.consequence
     return (
         isinstance(truth, Categorical)
-        and isinstance(memory, PerfectMemory)
+        and type(memory) is PerfectMemory
         and truth.num_actions * truth.num_features <= _MOST_CODES
         and not isinstance(record, Running)
     )

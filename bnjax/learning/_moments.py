@@ -58,7 +58,7 @@ def can_run_moments(
     return (
         isinstance(truth, Categorical)
         and truth.probs.shape == (2, 2)
-        and isinstance(memory, PerfectMemory)
+        and type(memory) is PerfectMemory
         and not isinstance(record, Running)
         and not often
         and policy.knows_boundary()
