@@ -373,6 +373,7 @@ def measure(case: Case, runs: int, threads: int, rates: dict[str, float]) -> dic
         "memory": repr(case.memory or baseline.Perfect()),
         "runs": runs,
         "fastest_peer": fastest,
+        "fused_peers": case.is_plain,
         "peers": entries,
         "bound": bound(case, speed[names[0]], rates) if rates else None,
         "peak_bytes_so_far": harness.peak_memory(),
@@ -456,6 +457,8 @@ def _print(result: dict[str, Any]) -> None:
         f"{result['steps']} steps, M = {result['models']}, A = {result['actions']}"
     )
     print(harness.table(header, rows))
+    if not result["fused_peers"]:
+        print("peers: NumPy only; those of numba and PyTorch know best responses of perfect memory")
     limits = result["bound"]
     if limits is not None:
         parts = ", ".join(f"{name} {ns:.2f}" for name, ns in limits["nanoseconds"].items())

@@ -313,5 +313,5 @@ def test_the_hard_version_refuses_a_continuum_of_models_with_many_actions():
         mean_field(problem, np.full(3, 1 / 3), duration=1.0)
     with pytest.raises(ValueError, match=r"two actions or finitely many models.*smooth version"):
         basins(problem, np.full((1, 3), 1 / 3))
-    with pytest.raises(ValueError, match="`starts` must have 2 dimension"):
+    with pytest.raises(ValueError, match=r"`starts` must be an array \[starts, actions\]"):
         basins(bn.scenarios.sycophancy(), [0.5, 0.5])

@@ -808,8 +808,14 @@ def test_learning_shows_play_and_beliefs():
     np.testing.assert_allclose(
         belief.lines[7].get_ydata(), result.trajectory.mean_theta[7, :, 0], atol=1e-5
     )
-    names = ["sycophantic", "honest", "40 of 50 agents", "stable equilibrium"]
-    assert legend_of(figure) == names
+    theta = np.asarray(result.trajectory.mean_theta)[..., 0]
+    np.testing.assert_allclose(belief.lines[40].get_ydata(), np.median(theta, 0), atol=1e-5)
+    band = belief.collections[0].get_paths()[0].vertices
+    for quantile in np.quantile(theta, (0.05, 0.95), axis=0):
+        at = np.column_stack([result.trajectory.time[0], quantile])
+        assert (np.abs(band[:, None] - at).max(-1).min(0) < 1e-5).all()
+    names = ["sycophantic", "honest", "40 of 50 agents", "median and 90 %"]
+    assert legend_of(figure) == [*names, "stable equilibrium"]
     # The mixture plays flattery one time in three and believes one half.
     np.testing.assert_allclose([height for _, height in marks_of(play)], [1 / 3, 2 / 3], atol=1e-3)
     ((fill, height),) = marks_of(belief)
@@ -828,7 +834,7 @@ def test_learning_shows_play_and_beliefs():
         bn.plot.learning(result, problem.discretize(5))
 
 
-def test_learning_draws_a_single_interval_and_no_belief_that_is_one_of_several():
+def test_learning_draws_a_single_interval_and_no_mark_where_beliefs_fit_as_well():
     # The first action teaches the first parameter, and leaves the second open.
     model = [[[0.5, 0.5], [0.1, 0.9]], [[0.5, 0.5], [0.9, 0.1]], [[0.1, 0.9], [0.5, 0.5]]]
     problem = bn.Problem(
@@ -844,7 +850,7 @@ def test_learning_draws_a_single_interval_and_no_belief_that_is_one_of_several()
     assert [height for _, height in marks_of(play)] == [1]
     assert [height for _, height in marks_of(first)] == [0.5]
     assert marks_of(second) == []
-    assert "one of several have no mark" in " ".join(figure.get_supxlabel().split())
+    assert "No mark where several beliefs fit as well" in " ".join(figure.get_supxlabel().split())
     assert_readable(figure)
 
 

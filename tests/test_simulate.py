@@ -20,7 +20,7 @@ import bnjax as bn
 from bnjax import _cores
 from bnjax._cores import tile_options, usable_cores
 from bnjax._devices import packed, unpacked
-from bnjax.learning import _population, _simulate
+from bnjax.learning import _memory_limit, _population, _simulate
 from bnjax.learning._memory_limit import check_fits
 from bnjax.learning._population import Population
 from bnjax.learning._random import agent_keys, key_words, threefry, words
@@ -557,9 +557,20 @@ def test_progress_tells_of_all_agents_and_may_stop_them(cores, monkeypatch):
 
     run(lambda *done: told.append(done))
     if jax.default_backend() == "cpu" and cores == 1:
-        assert len(told) == 7  # two tiles of eight at a time, the last not full
+        assert len(told) == 8  # two tiles of eight at a time, the last not full
+    if jax.default_backend() == "cpu":
+        assert told[0] == (0, 100)  # all has been compiled
     assert told == sorted(told)
     assert told[-1] == (100, 100)
+
+    if jax.default_backend() == "cpu" and cores == 1:
+        monkeypatch.setattr(_simulate, "_MOST_TILES", 16)
+        for most, ends in ((2**25, [0, 100]), (1, [0, 32, 64, 96, 100])):
+            # Of long lives, no more at a time than share the lanes of a tile: four tiles.
+            monkeypatch.setattr(_population, "_MOST_SHARE", most)
+            told.clear()
+            run(lambda *done: told.append(done))
+            assert told == [(end, 100) for end in ends]
 
     def interrupt(done, total):
         raise KeyboardInterrupt
@@ -707,6 +718,31 @@ class Grudge(bn.AbstractMemory):
         return state, state != 0
 
 
+def test_what_is_derived_from_a_built_in_does_as_it_says():
+    """Simulators know the ways of built-in policies and memories, not of all that inherit."""
+
+    class Contrary(bn.BestResponse):
+        def probabilities(self, means, slack):
+            return super().probabilities(means, slack)[::-1]
+
+    class Deaf(bn.PerfectMemory):
+        def update(self, state, observation, time):
+            return state
+
+    class Blank(bn.WindowMemory):
+        def evidence(self, state):
+            return jnp.zeros_like(state[0]), state[0] > jnp.inf
+
+    # Any belief prefers the second action.
+    problem = bn.Problem([[0.5, 0.5]] * 2, [[[0.6, 0.4]] * 2, [[0.3, 0.7]] * 2], [[0, 0], [1, 2]])
+    few = {"num_agents": 3, "num_steps": 20, "tile": 3}
+    assert (bn.simulate(problem, KEY, policy=Contrary(), **few).intended == 0).all()
+    for memory in (Deaf(), Blank(50)):
+        found = bn.simulate(problem, KEY, memory=memory, **few)
+        assert (found.intended == 1).all()
+        np.testing.assert_allclose(found.belief, 0.5, rtol=1e-6)
+
+
 def test_policies_and_memories_of_a_users_own():
     problem = one_axis(0.6, 0.6)
     options = {"num_agents": 32, "num_steps": 200, "policy": Doubtful(), "tile": 32}
@@ -764,15 +800,8 @@ def test_shares_have_exact_intervals():
     ids=["locked", "mixing", "late", "at half"],
 )
 def test_outcomes(intended, want):
-    """The rule itself, on a policy that plays a script and learns nothing."""
+    """The rule itself, on what was intended in ten steps."""
     script = jnp.asarray(intended)
-
-    class Script(bn.AbstractPolicy):
-        def features(self, payoffs):
-            return payoffs[:, :1]
-
-        def probabilities(self, means, slack):
-            return jnp.stack([means[0] < 0.5, means[0] >= 0.5]).astype(means.dtype)
 
     from bnjax.learning._agent import Step
     from bnjax.learning._outcome import outcome_of
@@ -830,6 +859,7 @@ for call in (
     lambda: simulate(memory=10),
     lambda: simulate(record="all"),
     lambda: bn.Running(lambda agent: 0, 3),
+    lambda: bn.EpsilonGreedy(0.1, bn.Logit(0.1)),
 ):
     try:
         call()
@@ -837,11 +867,12 @@ for call in (
         print(error)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    policy, memory, record, update = run.stdout.splitlines()
+    policy, memory, record, update, response = run.stdout.splitlines()
     assert policy.startswith("`policy` must be a bnjax policy")
     assert memory.startswith("`memory` must be a bnjax memory")
     assert record.startswith("`record` must be bn.Trajectory, bn.Running or None")
     assert update.startswith("`update` must be a function")
+    assert response.startswith("`response` must be a bn.BestResponse; got Logit(")
 
 
 def test_what_would_not_fit_is_refused_with_its_size():
@@ -856,6 +887,86 @@ def test_what_would_not_fit_is_refused_with_its_size():
     check_fits(16, 1000, work=2**17)
     with pytest.raises(ValueError, match="to work with"):  # few agents, but each remembers much
         check_fits(44, 1, work=2**41)
+    with pytest.raises(ValueError, match=r"would take [\d,.]+ GiB"):  # also where it is traced
+        jax.eval_shape(
+            lambda key: bn.simulate(TOSSES, key, num_agents=10**11, num_steps=1).outcome, KEY
+        )
+
+
+def test_memory_is_what_machine_group_and_process_leave(tmp_path, monkeypatch):
+    free = _memory_limit.available_memory()
+    assert free is None or free > 2**20
+    monkeypatch.setattr(_memory_limit, "_of_machine", lambda: 2**40)
+    monkeypatch.setattr(_memory_limit, "_GROUPS", tmp_path)
+    assert _memory_limit.available_memory() == 2**40
+
+    def written(**files):
+        for name, text in files.items():
+            (tmp_path / name.replace("_", ".")).write_text(text)
+        return _memory_limit.available_memory()
+
+    assert written(memory_max="max", memory_current="5", memory_stat="inactive_file 7") == 2**40
+    # Files that are merely remembered make room when it is needed.
+    stat = "anon 300\nfile 200\ninactive_file 150"
+    assert written(memory_max="1000", memory_current="600", memory_stat=stat) == 550
+    assert written(memory_current="2000", memory_stat="anon 300") == 0
+    for file in tmp_path.iterdir():
+        file.unlink()
+    (tmp_path / "memory").mkdir()
+    for name, text in (
+        ("limit_in_bytes", "1000"),
+        ("usage_in_bytes", "600"),
+        ("stat", "inactive_file 1\ntotal_inactive_file 100"),
+    ):
+        (tmp_path / "memory" / f"memory.{name}").write_text(text)
+    assert _memory_limit.available_memory() == 500
+
+
+def test_memory_is_what_the_limit_of_a_process_leaves():
+    script = """
+import resource
+from bnjax.learning import _memory_limit
+_memory_limit._of_machine = _memory_limit._of_group = lambda: None
+assert _memory_limit.available_memory() is None
+resource.setrlimit(resource.RLIMIT_AS, (2**36, resource.getrlimit(resource.RLIMIT_AS)[1]))
+print(_memory_limit.available_memory())
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 0 < int(run.stdout) < 2**36
+
+
+def test_intervals_of_means_cover_them_whatever_the_distribution():
+    """In at least 98 of a hundred samples; and as near as closed forms say."""
+    from bnjax.learning._outcome import mean_interval
+
+    rng, level = np.random.default_rng(0), 0.98
+    for draw, mean in (
+        (lambda: rng.random(20) < 0.95, 0.95),  # who is locked in, of few
+        (lambda: rng.random(300) < 0.01, 0.01),
+        (lambda: rng.beta(0.1, 0.3, 60), 0.25),
+        (lambda: 0.4 + 0.01 * rng.standard_normal(500).clip(-9, 9), 0.4),
+    ):
+        samples = (draw().astype(float) for _ in range(400))
+        found = np.array([mean_interval(sample, 0.0, 1.0, level)[1:] for sample in samples])
+        assert (found[:, 0] > mean).mean() <= 0.02
+        assert (found[:, 1] < mean).mean() <= 0.02
+        assert (found[:, 0] < found[:, 1]).all()
+    # All alike: p^n is a quarter of what the level leaves.
+    mean, low, high = mean_interval(np.ones(20), 0.0, 1.0, level)
+    assert (mean, high) == (1, 1)
+    assert math.isclose(low, 0.005 ** (1 / 20), rel_tol=1e-9)
+    # In other units, and where agents hardly differ: Maurer and Pontil's theorem.
+    values = 3 + 4 * (0.5 + 1e-3 * rng.standard_normal(2000))
+    mean, low, high = mean_interval(values, 3.0, 7.0, level)
+    log = math.log(2 / 0.005)
+    half = math.sqrt(2 * values.var(ddof=1) * log / 2000) + 4 * 7 * log / (3 * 1999)
+    assert math.isclose(high - mean, half, rel_tol=1e-9)
+    assert math.isclose(mean - low, half, rel_tol=1e-9)
+    assert mean_interval(np.full(3, 2.0), 2.0, 2.0, level) == (2, 2, 2)
+    assert mean_interval(np.full(1, 0.5), 0.0, 1.0, level)[1:] == (
+        pytest.approx(0.5 - math.sqrt(1 - 0.005**2) / 2, rel=1e-6),
+        pytest.approx(0.5 + math.sqrt(1 - 0.005**2) / 2, rel=1e-6),
+    )
 
 
 def test_windows_are_needed_for_those_at_work_only():
@@ -941,6 +1052,9 @@ def test_agents_whose_policy_goes_wrong_are_invalid(memory):
         assert 0 < bad.sum() < 40
         np.testing.assert_array_equal(found.frequency[~bad], right.frequency[~bad])
         assert np.isnan(found.frequency[bad]).all()
+        *_, count, played = found.summary(problem).splitlines()
+        assert count.startswith(f"invalid: {bad.mean():.4g} ")
+        assert played.endswith(f"payoff {np.asarray(found.mean_payoff)[~bad].mean():.4g}")
 
 
 def test_programs_are_forgotten_with_those_of_jax(monkeypatch):
@@ -1155,8 +1269,13 @@ def test_a_memory_and_a_statistic_of_ones_own_are_checked():
 
 def test_agents_are_checked_as_populations_are():
     assert bn.Agent(bn.scenarios.sycophancy(0.7, 0.6)).problem.num_models > 2
-    with pytest.raises(ValueError, match="log_prior"):
-        bn.Agent(TOSSES, log_prior=jnp.zeros(3))
+    for prior, message in (
+        (jnp.zeros(3), "`log_prior` must have shape"),
+        (jnp.array([jnp.nan, 0.0]), "`log_prior` must hold finite log-weights or -inf"),
+        (jnp.full(2, -jnp.inf), "`log_prior` must support, for every agent, a model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bn.Agent(TOSSES, log_prior=prior)
     assert bn.WindowMemory(np.int64(5)).length == 5
 
 

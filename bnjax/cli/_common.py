@@ -10,6 +10,7 @@ import math
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ import jax
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from .. import Phase, scenarios
@@ -28,6 +35,7 @@ from ..problem import AbstractProblem
 
 EXPLORATION = "exploration"
 MANY = 12  # names that a list shows before it says how many more there are
+_FIRST_LINE, _LINES = 10.0, 30.0  # seconds before a log hears of progress, and between lines
 # What a key of JAX takes: beyond, two seeds would be one, or none at all.
 SEED = click.IntRange(0, 2**32 - 1)
 PHASE_COLOURS = {
@@ -154,18 +162,35 @@ def settings(x64: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bar(things: str, doing: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress on stderr: a pulse until the first things are there, then a bar."""
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}")
-    console = Console(stderr=True)
-    quiet = not console.is_terminal
+    """Progress on stderr: a pulse until something is said, then a bar.
+
+    Where stderr is no terminal (a log, a job), a line now and then of what takes long.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    console = Console(stderr=True, highlight=False)
+    start = time.monotonic()
+    said, waits = start, _FIRST_LINE
     with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet
+        *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task(f"compiling and {doing}", total=None, count="")
 
         def report(done: int, total: int) -> None:
+            nonlocal said, waits
             count = f"{done:,} of {total:,} {things}"
             bar.update(task, description=doing, total=total, completed=done, count=count)
+            now = time.monotonic()
+            if not console.is_terminal and now - said >= waits:
+                said, waits = now, _LINES
+                console.print(f"{doing}: {count}, {now - start:,.0f} s elapsed", soft_wrap=True)
 
         yield report
 

@@ -23,6 +23,7 @@ from .. import (
     equilibria,
     simulate,
 )
+from .._consequence import Categorical
 from .._provenance import provenance
 from ..learning._outcome import mean_interval
 from ._common import (
@@ -159,7 +160,7 @@ def _report(
     problem: Any,
     result: Simulation,
 ) -> dict[str, Any]:
-    """What is to be known; of the problem only names, so that it may be the continuum."""
+    """What is to be known; of the problem only names and payoffs: it may be the continuum."""
     names = problem.action_names
     shares = result.shares(_LEVEL)
     keys = {f"locked {a}": f"locked on {name}" for a, name in enumerate(names)}
@@ -183,21 +184,8 @@ def _report(
             }
             for key, s in shares.items()
         },
-        "late_frequency": {
-            name: dict(
-                zip(
-                    ("mean", "low", "high"), _finite(mean_interval(late[:, a], _LEVEL)), strict=True
-                )
-            )
-            for a, name in enumerate(names)
-        },
-        "mean_payoff": dict(
-            zip(
-                ("mean", "low", "high"),
-                _finite(mean_interval(np.asarray(result.mean_payoff, float), _LEVEL)),
-                strict=True,
-            )
-        ),
+        "late_frequency": {name: _mean(late[:, a], 0.0, 1.0) for a, name in enumerate(names)},
+        "mean_payoff": _mean(np.asarray(result.mean_payoff, float), *_payoffs(problem)),
         "lock_in_step": None if not len(since) else float(np.median(since)),
         "mean_theta": dict(
             zip(
@@ -259,8 +247,21 @@ def _notes(options: Mapping[str, Any], problem: Any, result: Simulation) -> list
     return notes
 
 
-def _finite(interval: tuple[float, float, float]) -> list[float | None]:
-    return [x if math.isfinite(x) else None for x in interval]
+def _mean(values: np.ndarray, least: float, most: float) -> dict[str, float | None]:
+    """A mean and its interval, for which there have to be bounds."""
+    if not math.isfinite(most - least):
+        return {"mean": float(values.mean()), "low": None, "high": None}
+    found = mean_interval(values, least, most, _LEVEL)
+    return dict(zip(("mean", "low", "high"), found, strict=True))
+
+
+def _payoffs(problem: Any) -> tuple[float, float]:
+    """Between what payoffs lie."""
+    truth = problem.consequence
+    if not isinstance(truth, Categorical):
+        return -math.inf, math.inf
+    possible = np.asarray(truth.payoff, float)[np.asarray(truth.probs) > 0]
+    return float(possible.min()), float(possible.max())
 
 
 def _predicted(problem: Any, exploration: float) -> list[dict[str, Any]]:
@@ -332,7 +333,7 @@ def _heading(
 
 def _print_report(report: Mapping[str, Any]) -> None:
     console = new_console()
-    table = new_table("Where agents end")
+    table = new_table("Where agents end, by the action that they intend")
     table.add_column("outcome")
     table.add_column("share", justify="right")
     table.add_column(f"{_LEVEL:.0%} interval", justify="right")
@@ -342,10 +343,9 @@ def _print_report(report: Mapping[str, Any]) -> None:
             interval = f"{row['low']:.4f} to {row['high']:.4f}"
             table.add_row(name, f"{row['share']:.4f}", interval, f"{row['agents']:,}")
     console.print(table)
-    if report["lock_in_step"] is not None:
-        console.print(
-            Text(f"Half of the locked agents had settled by step {report['lock_in_step']:,.0f}.")
-        )
+    if (step := report["lock_in_step"]) is not None:
+        since = f"had settled by step {step:,.0f}" if step else "never left their first action"
+        console.print(Text(f"Half of the locked agents {since}."))
     console.print()
     console.print(_play_table(report))
     found = len(report["equilibria"])

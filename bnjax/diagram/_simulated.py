@@ -124,6 +124,8 @@ def ended(problem: AbstractProblem, done: Simulation, valid: Bool[Array, ""]) ->
     locked = (done.outcome == Outcome.LOCKED)[:, None] & (done.intended[:, None] == actions)
     others = done.outcome[:, None] == jnp.asarray([Outcome.MIXING, Outcome.UNDECIDED])
     outcomes = jnp.concatenate([locked, others], axis=1)
+    # Also a policy of the user's that returned no probabilities later on.
+    valid = valid & (done.outcome != Outcome.INVALID).all()
     return SimulatedCell(
         frequency=jnp.where(valid, done.late_frequency.mean(0), jnp.nan),
         outcome_share=jnp.where(valid, outcomes.mean(0, dtype=done.frequency.dtype), jnp.nan),

@@ -7,9 +7,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from .._check import as_float, check_exploration, check_shape
+from .._check import as_float, check_exploration, check_shape, is_concrete
 from .._numerics import uniform
 from ..belief import (
     AbstractMemory,
@@ -36,11 +37,27 @@ from ._random import key_words, words
 
 def as_finite(problem: AbstractProblem) -> AbstractFiniteProblem:
     """The problem itself, or on the solver's grid if its models are a continuum."""
+    check_problem(problem)
     if isinstance(problem, FamilyProblem):
         return problem.discretize()
-    check_problem(problem)
     assert isinstance(problem, AbstractFiniteProblem)
     return problem
+
+
+def check_log_prior(log_prior: Float[Array, "*agents models"], problem: Any) -> None:
+    """Refuse concrete log-weights that are none, or that leave an agent nothing to believe."""
+    if not is_concrete(log_prior, problem):
+        return
+    values = np.asarray(log_prior)
+    if np.isnan(values).any() or (values == np.inf).any():
+        raise ValueError("`log_prior` must hold finite log-weights or -inf; got NaN or +inf.")
+    with jax.ensure_compile_time_eval():  # also inside a function that is being traced
+        survives = ~np.asarray(problem.reduced_form().ruled_out).any(1)
+    if not (values[..., survives] > -np.inf).any(-1).all():
+        raise ValueError(
+            "`log_prior` must support, for every agent, a model that allows everything that "
+            "can happen; otherwise no belief would survive."
+        )
 
 
 class AgentState(eqx.Module):
@@ -127,6 +144,7 @@ class Agent(eqx.Module):
         if log_prior is not None:
             log_prior = as_float("log_prior", log_prior).astype(problem.log_prior.dtype)
             check_shape("log_prior", log_prior, problem.log_prior.shape, "models")
+            check_log_prior(log_prior, problem)
         self.log_prior = problem.log_prior if log_prior is None else log_prior
         self.exploration = check_exploration(exploration)
         self.likelihood = likelihood(problem)

@@ -239,7 +239,10 @@ def as_strategy(
     name: str, value: ArrayLike | Sequence[Any], problem: AbstractProblem, ndim: int = 1
 ) -> Float[Array, "*batch actions"]:
     """Return strategies in the precision of the problem; concrete ones must be probabilities."""
-    array = as_float(name, value, ndim=ndim)
+    array = as_float(name, value)
+    if array.ndim != ndim:
+        shape = "[starts, actions]" if ndim > 1 else "[actions]"
+        raise ValueError(f"`{name}` must be an array {shape}; got shape {array.shape}.")
     wanted = (*array.shape[:-1], problem.num_actions)
     check_shape(name, array, wanted, "starts, actions" if ndim > 1 else "actions")
     check_probabilities(name, array)

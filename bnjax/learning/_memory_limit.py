@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+_GROUPS = Path("/sys/fs/cgroup")
+# Limit, use, and file of details of a control group: version 2, and 1.
+_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
 _LITTLE = 2**26  # bytes that need no question, which takes longer than a small population
 
 
@@ -22,18 +38,53 @@ def check_fits(each: int, num_agents: int, work: int) -> None:
         raise ValueError(
             f"the results of {num_agents:,} agents would take {_readable(size)}, and "
             f"{_readable(work)} more to work with; {_readable(available)} of memory are free. "
-            "Simulate fewer agents at a time; fewer snapshots (`record`), or some without "
-            "`beliefs`, take less, and so does a memory that keeps less."
+            "Simulate fewer agents at a time, in all or in a `tile`; fewer snapshots (`record`), "
+            "or some without `beliefs`, take less, and so does a memory that keeps less."
         )
 
 
 def available_memory() -> int | None:
-    """Bytes that this machine can still give, None if it does not say."""
+    """Bytes that this process can still get, None if nothing says.
+
+    From the machine, from the control group (a container, a job of Slurm), and below the limit of
+    its address space, if it has one: the least of these.
+    """
+    known = [x for x in (_of_machine(), _of_group(), _of_process()) if x is not None]
+    return min(known, default=None)
+
+
+def _of_machine() -> int | None:
     info = Path("/proc/meminfo")
     if not info.exists():
         return None
     lines = [x for x in info.read_text().splitlines() if x.startswith("MemAvailable")]
     return int(lines[0].split()[1]) * 1024 if lines else None
+
+
+def _of_group() -> int | None:
+    """The limit of the group less what is used, but for files that are merely remembered."""
+    for most, used, details, files in _FILES:
+        try:
+            limit = (_GROUPS / most).read_text().strip()
+            taken = int((_GROUPS / used).read_text())
+            lines = (_GROUPS / details).read_text().splitlines()
+        except OSError:
+            continue
+        if limit == "max":  # there is none
+            continue
+        cached = sum(int(x.split()[1]) for x in lines if x.split()[0] == files)
+        return max(0, int(limit) - taken + cached)
+    return None
+
+
+def _of_process() -> int | None:
+    size = Path("/proc/self/statm")
+    if resource is None or not size.exists():
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    return max(0, limit - int(size.read_text().split()[0]) * resource.getpagesize())
 
 
 def _readable(size: int | float) -> str:

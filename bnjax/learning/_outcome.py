@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ class Outcome(enum.IntEnum):
     Attributes
     ----------
     LOCKED
-        It intended one action throughout the second half.
+        It intended one action in the whole second half, and in the step before that.
     MIXING
         It changed the action it intends in the third quarter and again in the fourth: it
         cycles, or mixes; its frequencies say how.
@@ -96,12 +97,42 @@ def clopper_pearson(
     return np.where(count == 0, 0.0, low), np.where(others == 0, 1.0, high)
 
 
-def mean_interval(values: Float[np.ndarray, " agents"], level: float) -> tuple[float, float, float]:
-    """Mean over agents, and its normal confidence interval."""
-    from scipy.stats import norm
+def mean_interval(
+    values: Float[np.ndarray, " agents"], least: float, most: float, level: float
+) -> tuple[float, float, float]:
+    """Mean over agents, and a confidence interval of the expectation behind it.
 
+    It covers that with at least the confidence level, whatever the distribution between ``least``
+    and ``most``: where agents lock in, a mean of few that agree says little of those who might
+    not. The nearer of two bounds on either side, each of which has half of the chance to be wrong:
+    Chernoff's (Hoeffding 1963, theorem 1: about that of a share), and the empirical Bernstein
+    bound (Maurer and Pontil 2009, theorem 4), near where agents differ little.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import rel_entr
+
+    num, width = len(values), most - least
     mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, -np.inf, np.inf
-    half = float(norm.ppf(0.5 + level / 2) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return mean, mean - half, mean + half
+    if width <= 0:
+        return mean, mean, mean
+    scaled = np.clip((np.asarray(values, float) - least) / width, 0.0, 1.0)
+    center, wrong = float(scaled.mean()), (1 - level) / 4
+
+    def excess(p: float) -> float:
+        """Divergence of the mean from a probability, less what chance may bring."""
+        kl = rel_entr(center, p) + rel_entr(1 - center, 1 - p)
+        return float(kl + np.log(wrong) / num)
+
+    def edge(end: float) -> float:
+        """Where the excess is zero, between the mean and an end; the end if it is not."""
+        if center == end or excess(end) <= 0:
+            return end
+        root: Any = brentq(excess, center, end)
+        return float(root)
+
+    near = np.inf
+    if num > 1:
+        log = float(np.log(2 / wrong))
+        near = np.sqrt(2 * scaled.var(ddof=1) * log / num) + 7 * log / (3 * (num - 1))
+    low, high = max(edge(0.0), center - near), min(edge(1.0), center + near)
+    return mean, min(least + width * low, mean), max(least + width * high, mean)

@@ -193,6 +193,9 @@ def merge(stacked: Simulation, num_agents: int) -> Simulation:
 
 Progress = Callable[[int, int], None] | None
 _COMPILING = threading.RLock()
+# Most steps of all agents of a share, if that is more than a tile: a core takes seconds, between
+# which progress moves and an interruption is heard.
+_MOST_SHARE = 2**25
 
 
 def run_all(plan: Plan, population: Population, num_agents: int, progress: Progress) -> Simulation:
@@ -253,8 +256,17 @@ def _to_cores(
         for array, part in zip(whole, jax.tree.leaves(program(arrays, tiles)), strict=True):
             array[agents.start : agents.stop] = np.asarray(part)[: len(agents)]
 
-    on_cores(work, num_agents, plan.tiles * plan.lanes, progress, unit=plan.lanes)
+    if progress is not None:  # what follows has been compiled
+        progress(0, num_agents)
+    on_cores(work, num_agents, _share(plan, population), progress, unit=plan.lanes)
     return jax.tree.unflatten(structure, to_device(whole))
+
+
+def _share(plan: Plan, population: Population) -> int:
+    """Agents whom a thread takes at a time: no more than are soon done, if they live long."""
+    tiles = _MOST_SHARE // (plan.lanes * int(_num_steps(plan, population)))
+    tiles = max(plan.queue, min(plan.tiles, tiles - tiles % plan.queue))
+    return tiles * plan.lanes
 
 
 @functools.cache

@@ -142,7 +142,9 @@ def tallied(tally: Tally, step: Step, num_steps: int) -> Tally:
 
 
 class Snapshot(eqx.Module):
-    """Where agents stand at some time.
+    """Where agents stand at some time; in a `Simulation`, [N, S, ...] of N agents at S times.
+
+    ``time``, a property, says how many steps they have made by then.
 
     Parameters
     ----------

@@ -10,8 +10,26 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._summary import check_one
+from ..problem import AbstractFiniteProblem
 from ._outcome import Outcome, Share, share_of
 from ._record import Snapshot
+
+
+def check_lived(simulation: Simulation, problem: Any) -> None:
+    """Raise unless a problem could be the one that was simulated."""
+    fields = "frequency", "mean_theta", "log_belief"
+    lived = [getattr(simulation, name).shape[-1] for name in fields]
+    models = problem.num_models if isinstance(problem, AbstractFiniteProblem) else lived[2]
+    given = [problem.num_actions, len(problem.parameter_names), models]
+    if lived != given:
+        kinds = "actions", "parameters", "models"
+        texts = (
+            ", ".join(f"{n} {kind}" for n, kind in zip(numbers, kinds, strict=True))
+            for numbers in (lived, given)
+        )
+        raise ValueError(
+            "`problem` must be the one that was simulated, with {}; got one with {}.".format(*texts)
+        )
 
 
 class Simulation(eqx.Module):
@@ -32,7 +50,7 @@ class Simulation(eqx.Module):
     switches : [N, 2] how often the intended action changed in the third and the fourth quarter.
     outcome : [N] codes of `Outcome`.
     trajectory : `Snapshot` of arrays [N, S, ...], one after every so many steps of a `Trajectory`
-        (its ``time`` says which), or None.
+        (`Snapshot.time` says which), or None.
     record : final carry of a `Running` statistic, or None.
     num_steps : steps taken.
     """
@@ -70,7 +88,8 @@ class Simulation(eqx.Module):
         Returns
         -------
         dict
-            ``"locked 0"``, ``"locked 1"``, ... by action, ``"mixing"`` and ``"undecided"``; and
+            ``"locked 0"``, ``"locked 1"``, ... by number of the action, in the order of
+            ``problem.action_names``; ``"mixing"`` and ``"undecided"``; and
             ``"invalid"``, if there are such.
 
         Raises
@@ -98,9 +117,11 @@ class Simulation(eqx.Module):
         Returns
         -------
         str
-            A line an outcome that occurs, then frequencies of the second half and the payoff.
+            A line an outcome that occurs, then frequencies of the second half and the payoff, over
+            all agents that are not invalid.
         """
         check_one("Simulation", self.outcome, 1, problem, self.frequency.shape[-1])
+        check_lived(self, problem)
         shares = self.shares(level)
         names = {f"locked {a}": f"locked on {n}" for a, n in enumerate(problem.action_names)}
         lines = [
@@ -108,10 +129,14 @@ class Simulation(eqx.Module):
             for key, s in shares.items()
             if s.count
         ]
-        late = np.asarray(self.late_frequency).mean(0)
+        fine = np.asarray(self.outcome) != Outcome.INVALID
+        if not fine.any():
+            return "\n".join(lines)
+        late = np.asarray(self.late_frequency)[fine].mean(0)
         order = np.argsort(-late)[:4]
         played = ", ".join(f"{problem.action_names[a]} {late[a]:.4g}" for a in order if late[a])
-        lines.append(f"second half: {played}; payoff {np.asarray(self.mean_payoff).mean():.4g}")
+        payoff = np.asarray(self.mean_payoff)[fine].mean()
+        lines.append(f"second half: {played}; payoff {payoff:.4g}")
         return "\n".join(lines)
 
     def _one(self, array: Array) -> np.ndarray:

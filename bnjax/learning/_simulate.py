@@ -20,7 +20,7 @@ from .._cores import num_workers
 from ..belief import AbstractMemory, PerfectMemory, WindowMemory, check_memory
 from ..problem import AbstractFiniteProblem, AbstractProblem
 from ..response import AbstractPolicy, BestResponse, check_policy
-from ._agent import Agent, as_finite
+from ._agent import Agent, as_finite, check_log_prior
 from ._blocked import can_run_blocked
 from ._kernel import can_run_kernel
 from ._lives import Known
@@ -83,7 +83,8 @@ def simulate(
     record : what to keep besides the final statistics: `Trajectory`, `Running`, or None.
     tile : agents that are simulated together; part of what makes a result reproducible to
         the bit. Default: by the number of models.
-    progress : called with (agents done, agents in all) now and then.
+    progress : called with (agents done, agents in all): with none done as simulating begins (on
+        a CPU, when all has been compiled), then now and then.
 
     Returns
     -------
@@ -139,7 +140,7 @@ def simulate(
         )
     if progress is not None and not callable(progress):
         raise ValueError(f"`progress` must be a function; got {progress!r}.")
-    if isinstance(memory, WindowMemory) and memory.length >= num_steps:
+    if type(memory) is WindowMemory and memory.length >= num_steps:
         # Nothing is ever forgotten; a user's statistic may look into the window.
         running = isinstance(record, Running)
         memory = WindowMemory(num_steps) if running else PerfectMemory()
@@ -150,6 +151,8 @@ def simulate(
     plan, population, each, remembered = _plan(population, num_steps, record, tile)
     eager = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
     if eager or not is_concrete(population):
+        # At least: of how many populations at a time, only whoever maps over them knows.
+        check_fits(each, num_agents, plan.lanes * (each + remembered))
         tiles = jnp.arange(-(-num_agents // plan.lanes), dtype=jnp.int32)
         alone = dataclasses.replace(plan, queue=1)
         stacked = lax.map(lambda i: run_tile(alone, population, i), tiles)
@@ -181,17 +184,7 @@ def _log_prior(log_prior: Any, problem: AbstractFiniteProblem, num_agents: int) 
             f"models]; got {array.shape}."
         )
     array = array.astype(problem.log_prior.dtype)
-    if is_concrete(array, problem):
-        values = np.asarray(array)
-        if np.isnan(values).any() or (values == np.inf).any():
-            raise ValueError("`log_prior` must hold finite log-weights or -inf; got NaN or +inf.")
-        with jax.ensure_compile_time_eval():  # also inside a function that is being traced
-            survives = ~np.asarray(problem.reduced_form().ruled_out).any(1)
-        if not (values[..., survives] > -np.inf).any(-1).all():
-            raise ValueError(
-                "`log_prior` must support, for every agent, a model that allows everything that "
-                "can happen; otherwise no belief would survive."
-            )
+    check_log_prior(array, problem)
     return jax.nn.log_softmax(array, axis=-1)
 
 

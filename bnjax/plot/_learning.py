@@ -19,6 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 from .._check import check_exploration
 from ..equilibrium import Equilibria, Stability, equilibria
 from ..learning import Simulation
+from ..learning._results import check_lived
 from ..problem import AbstractFiniteProblem, AbstractProblem, FamilyProblem, check_problem
 from ._names import words
 from ._page import dress, legend_below
@@ -62,7 +63,8 @@ def learning(
     matplotlib.figure.Figure
         Above, the share of play of each action between snapshots, over all agents: a line each,
         or a map of more than eight actions. Below, a panel for each parameter: the mean that each
-        of the first 40 agents believes; without parameters, the probability of each model, on
+        of the first 40 agents believes, and the median of all with nine tenths of them around;
+        without parameters, the probability of each model, on
         average over all agents (of the eight that are most probable at the end). At the right,
         each equilibrium has a column of marks: filled if it is stable, open if unstable, half
         filled if that is unknown. They are those of best response with perfect memory. A
@@ -103,6 +105,8 @@ def learning(
     if names:
         shown = f"{min(PATHS, len(counts))} of {len(counts):,} agents"
         handles.append(Line2D([], [], color=_BELIEF, lw=0.8, label=shown))
+        if len(counts) > 1:
+            handles.append(Line2D([], [], color="black", lw=LINE, label="median and 90 %"))
     if by_model:
         handles += _draw_models(panels[1], times, np.asarray(shots.belief).mean(0), found)
         dress(panels[1], "", "mean probability", _LABEL)
@@ -114,7 +118,7 @@ def learning(
     caption = _caption(simulation, problem, found)
     unmarked = ~settled if names else found.others_fit & by_model
     if unmarked[found.valid].any():
-        caption += " Beliefs that are one of several have no mark."
+        caption += " No mark where several beliefs fit as well."
     below = textwrap.wrap(caption, _PAGE)
     if above:
         figure.suptitle("\n".join(above), fontsize=FONT)
@@ -134,19 +138,7 @@ def _check_simulation(simulation: Any, problem: AbstractProblem) -> None:
         raise ValueError("`simulation` must have a trajectory: simulate with `bn.Trajectory`.")
     if simulation.outcome.ndim != 1:
         raise ValueError(f"`simulation` must be one population; got {simulation.outcome.shape}.")
-    fields = "frequency", "mean_theta", "log_belief"
-    lived = [getattr(simulation, name).shape[-1] for name in fields]
-    models = problem.num_models if isinstance(problem, AbstractFiniteProblem) else lived[2]
-    given = [problem.num_actions, len(problem.parameter_names), models]
-    if lived != given:
-        kinds = "actions", "parameters", "models"
-        texts = (
-            ", ".join(f"{n} {kind}" for n, kind in zip(numbers, kinds, strict=True))
-            for numbers in (lived, given)
-        )
-        raise ValueError(
-            "`problem` must be the one that was simulated, with {}; got one with {}.".format(*texts)
-        )
+    check_lived(simulation, problem)
 
 
 # Play
@@ -210,14 +202,19 @@ def _map_play(
 
 
 def _draw_belief(ax: Axes, times: np.ndarray, theta: np.ndarray) -> None:
-    """Paths of the first agents [N, S]: quantiles would hide that some end here, others there."""
+    """Paths of the first agents [N, S], for quantiles hide that some end here, others there."""
     dot = {"marker": ".", "ms": 5, "mew": 0, "clip_on": False} if len(times) == 1 else {}
     scale = float(np.abs(theta).max()) or 1.0
     theta = (theta / scale).round(
         5
     ) * scale  # what never moves must not fill the panel with rounding
+    low, median, high = np.quantile(theta, (0.05, 0.5, 0.95), axis=0)
+    if len(theta) > 1:
+        ax.fill_between(times, low, high, color=_BELIEF, alpha=0.15, lw=0)
     for path in theta[:PATHS]:
-        ax.plot(times, path, color=_BELIEF, lw=0.5, alpha=0.3, **dot)
+        ax.plot(times, path, color=_BELIEF, lw=0.4, alpha=0.3, **dot)
+    if len(theta) > 1:
+        ax.plot(times, median, color="black", lw=LINE, **dot)
     ax.margins(y=0.08)
 
 
@@ -325,5 +322,5 @@ def _caption(simulation: Simulation, problem: AbstractProblem, found: Equilibria
         models = simulation.log_belief.shape[-1]
         grid = f"{'; s' if marks else 'S'}imulated on a grid of {models:,} models"
     unstable = (found.stability[found.valid] == Stability.UNSTABLE).any()
-    tremble = " Unstable ones are left where play trembles a little." if unstable else ""
+    tremble = " From unstable ones, a little trembling leads away." if unstable else ""
     return f"{marks}{grid}.{tremble}" if marks or grid else ""
