@@ -898,28 +898,33 @@ def test_memory_is_what_machine_group_and_process_leave(tmp_path, monkeypatch):
     assert free is None or free > 2**20
     monkeypatch.setattr(_memory_limit, "_of_machine", lambda: 2**40)
     monkeypatch.setattr(_memory_limit, "_GROUPS", tmp_path)
+    monkeypatch.setattr(_memory_limit, "_OWN_GROUPS", tmp_path / "cgroup")
     assert _memory_limit.available_memory() == 2**40
+    v2 = "memory.max", "memory.current", "memory.stat"
+    v1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"
 
-    def written(**files):
-        for name, text in files.items():
-            (tmp_path / name.replace("_", ".")).write_text(text)
+    def written(folder, names, *texts):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in zip(names, texts, strict=True):
+            (folder / name).write_text(text)
         return _memory_limit.available_memory()
 
-    assert written(memory_max="max", memory_current="5", memory_stat="inactive_file 7") == 2**40
     # Files that are merely remembered make room when it is needed.
     stat = "anon 300\nfile 200\ninactive_file 150"
-    assert written(memory_max="1000", memory_current="600", memory_stat=stat) == 550
-    assert written(memory_current="2000", memory_stat="anon 300") == 0
-    for file in tmp_path.iterdir():
-        file.unlink()
-    (tmp_path / "memory").mkdir()
-    for name, text in (
-        ("limit_in_bytes", "1000"),
-        ("usage_in_bytes", "600"),
-        ("stat", "inactive_file 1\ntotal_inactive_file 100"),
-    ):
-        (tmp_path / "memory" / f"memory.{name}").write_text(text)
-    assert _memory_limit.available_memory() == 500
+    assert written(tmp_path, v2, "max", "5", "inactive_file 7") == 2**40
+    assert written(tmp_path, v2, "1000", "600", stat) == 550
+    assert written(tmp_path, v2, "1000", "2000", "anon 300") == 0
+    assert written(tmp_path, v2, "1000", "600", stat) == 550
+    # The least of the process's own group and those around it.
+    job = tmp_path / "jobs" / "one"
+    assert written(job, v2, "700", "600", "anon 300") == 550  # of another process, as far as known
+    (tmp_path / "cgroup").write_text("0::/jobs/one\n")
+    assert _memory_limit.available_memory() == 100
+    assert written(job, v2, "900", "0", "anon 300") == 550
+    stat = "inactive_file 1\ntotal_inactive_file 100"
+    assert written(tmp_path / "memory" / "job", v1, "500", "400", stat) == 550
+    (tmp_path / "cgroup").write_text("5:cpu,memory:/job\n0::/../elsewhere\n")
+    assert _memory_limit.available_memory() == 200
 
 
 def test_memory_is_what_the_limit_of_a_process_leaves():

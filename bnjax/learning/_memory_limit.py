@@ -9,17 +9,17 @@ try:
 except ImportError:  # Windows
     resource = None
 
-_GROUPS = Path("/sys/fs/cgroup")
-# Limit, use, and file of details of a control group: version 2, and 1.
-_FILES = (
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    (
-        "memory/memory.limit_in_bytes",
-        "memory/memory.usage_in_bytes",
-        "memory/memory.stat",
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Of control groups, version 2 and 1: limit, use, details, and what of these is no real use.
+_FILES = {
+    "": ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    "memory": (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "memory.stat",
         "total_inactive_file",
     ),
-)
+}
 _LITTLE = 2**26  # bytes that need no question, which takes longer than a small population
 
 
@@ -62,19 +62,33 @@ def _of_machine() -> int | None:
 
 
 def _of_group() -> int | None:
-    """The limit of the group less what is used, but for files that are merely remembered."""
-    for most, used, details, files in _FILES:
-        try:
-            limit = (_GROUPS / most).read_text().strip()
-            taken = int((_GROUPS / used).read_text())
-            lines = (_GROUPS / details).read_text().splitlines()
-        except OSError:
-            continue
-        if limit == "max":  # there is none
-            continue
-        cached = sum(int(x.split()[1]) for x in lines if x.split()[0] == files)
-        return max(0, int(limit) - taken + cached)
-    return None
+    """The least that this process's group, or one around it, has left."""
+    own = dict.fromkeys(_FILES, "")
+    lines = _OWN_GROUPS.read_text().splitlines() if _OWN_GROUPS.exists() else []
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        own |= {kind: path for kind in kinds.split(",") if kind in own}
+    known = []
+    for kind, path in own.items():
+        top = _GROUPS / kind
+        group = top / path.lstrip("/")
+        around = [x for x in (group, *group.parents) if x == top or top in x.parents]
+        known += [_left(x, *_FILES[kind]) for x in around or [top]]
+    return min((x for x in known if x is not None), default=None)
+
+
+def _left(group: Path, most: str, used: str, details: str, files: str) -> int | None:
+    """The limit of a group less what is used, but for files that are merely remembered."""
+    try:
+        limit = (group / most).read_text().strip()
+        taken = int((group / used).read_text())
+        lines = (group / details).read_text().splitlines()
+    except OSError:
+        return None
+    if limit == "max":  # there is none
+        return None
+    cached = sum(int(x.split()[1]) for x in lines if x.split()[0] == files)
+    return max(0, int(limit) - taken + cached)
 
 
 def _of_process() -> int | None:
