@@ -285,17 +285,20 @@ class Gaussian(eqx.Module):
         """
         mean, sd = models
         wide, unit = self.sd / sd, lax.optimization_barrier(1 / self.sd)
-        p, far = wide**2, (mean - self.mean) * unit
-        middle = _middle(p), _middle(p * far)
-        scale = self.sd / jnp.sqrt(middle[0])  # the reference: its standard deviation and mean
-        center = self.mean + self.sd * (middle[1] / middle[0])
-        scale, center, inverse = lax.stop_gradient(
-            lax.optimization_barrier((scale, center, 1 / scale))
-        )
+        far, most = (mean - self.mean) * unit, wide.max(0)
+        share = (wide * lax.optimization_barrier(1 / most)) ** 2  # of the largest p
+        middle = _middle(share)
+        # The reference: its standard deviation and mean.
+        scale = self.sd / (most * jnp.sqrt(middle))
+        center = self.mean + self.sd * (_middle(share * far) / middle)
+        scale, center = lax.stop_gradient(lax.optimization_barrier((scale, center)))
+        inverse = lax.stop_gradient(lax.optimization_barrier(1 / scale))
         moved, away = (mean - center) * unit, (center - self.mean) * unit
-        more = (scale - sd) * (scale + sd) * (wide * inverse) ** 2  # p less that of the reference
-        constant = log_quotient(scale, sd) - 0.5 * (p * moved * (moved + 2 * away) + more * away**2)
-        log = jnp.stack([constant, p * moved + more * away, -0.5 * more], axis=-1)
+        # p less that of the reference, from products of numbers of the size of its root.
+        more = (wide * ((scale - sd) * inverse)) * (wide + self.sd * inverse)
+        square = (wide * moved) * (wide * (moved + 2 * away)) + (more * away) * away
+        constant = -log_quotient(sd, scale) - 0.5 * square
+        log = jnp.stack([constant, wide * (wide * moved) + more * away, -0.5 * more], axis=-1)
         return log, jnp.zeros(log.shape, bool)
 
     def by_action(
@@ -345,7 +348,7 @@ class Gaussian(eqx.Module):
 
 
 def _middle(values: Float[Array, "models actions"]) -> Float[Array, " actions"]:
-    return 0.5 * (values.min(0) + values.max(0))
+    return 0.5 * values.min(0) + 0.5 * values.max(0)
 
 
 Consequence = Categorical | Gaussian

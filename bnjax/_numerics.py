@@ -84,12 +84,16 @@ def log_quotient(
 
     Where both are within a factor of two, their difference is exact. Nothing is divided by what
     many numbers may share: a compiler may multiply by the inverse instead, and the last bit would
-    depend on the program around.
+    depend on the program around. The derivative by the number is as far in range as the inverse.
     """
+    # Else differences of tiny numbers would be flushed to zero.
+    scale = jnp.where(reference < 2.0**-60, 2.0**64, 1.0).astype(reference.dtype)
+    number, reference = scale * number, scale * reference
+    inverse = lax.optimization_barrier(1 / reference)
     near = (number <= 2 * reference) & (reference <= 2 * number)
-    between = jnp.where(near, number - reference, 0.0) / (number + reference)
-    apart = jnp.where(near, 1.0, number * lax.optimization_barrier(1 / reference))
-    return jnp.where(near, 2 * jnp.arctanh(between), jnp.log(apart))
+    beyond = jnp.where(near, number - reference, 0.0) * inverse
+    apart = jnp.where(near, 1.0, number * inverse)
+    return jnp.where(near, jnp.log1p(beyond), jnp.log(apart))
 
 
 @jax.custom_jvp

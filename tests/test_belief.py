@@ -180,6 +180,56 @@ def test_models_that_lie_close_keep_the_digits_in_which_they_differ():
     np.testing.assert_allclose(log[:, 2], 0, atol=1e-9)
 
 
+def test_likelihoods_of_extreme_models_are_finite_and_so_are_their_derivatives():
+    def ratio(*models):
+        q = jnp.asarray(models)[:, None]
+        return likelihood(
+            bn.Problem([[0.3, 0.7]], jnp.stack([q, 1 - q], -1), [[0.0, 1.0]])
+        ).log_ratio
+
+    for models in (
+        (1e-20, 1e-20),
+        (1e-20, 1e-22),
+        (1e-25, 0.5),
+        (1e-30, 1.5e-30),
+        (1.2e-38, 2e-38),
+    ):
+        numbers = np.float32(models).astype(float)
+        log = np.asarray(ratio(*models), float)[:, 0, 0]
+        np.testing.assert_allclose(log[0] - log[1], np.log(numbers[0] / numbers[1]), rtol=1e-6)
+        if min(models) > 1e-37:
+
+            def first(x, other=models[1]):
+                return ratio(x, other)[0, 0, 0]
+
+            for slope in (jax.jacfwd(first), jax.grad(first)):
+                np.testing.assert_allclose(
+                    float(slope(jnp.float32(models[0]))) * numbers[0], 1, rtol=1e-5
+                )
+    for truth, sds in (
+        (1.0, (1e-10, 1.0)),
+        (1.0, (1.0, 1e18)),
+        (1.0, (1e18, 1e18)),
+        (1e-20, (1e-20, 2e-20)),
+        (1e20, (1e20, 1.1e20)),
+        (1e25, (1e25, 1.1e25)),
+    ):
+        problem = bn.GaussianProblem([0.0], [truth], [[0.0]] * 2, [[s] for s in sds], [0.0], [1.0])
+        log = np.asarray(likelihood(problem).log_ratio, float)[:, 0]
+        numbers, sd = np.float32(sds).astype(float), float(np.float32(truth))
+        np.testing.assert_allclose(
+            log[0, 0] - log[1, 0], np.log(numbers[1] / numbers[0]), rtol=1e-6
+        )
+        p = (sd / numbers) ** 2
+        np.testing.assert_allclose(log[0, 2] - log[1, 2], (p[1] - p[0]) / 2, rtol=1e-6)
+        if min(sds) > 1e-19 and max(sds) < 1e19:  # or their squares are out of range
+
+            def ratios(s, truth=problem.consequence):
+                return truth.log_ratio((jnp.zeros((2, 1)), s))[0]
+
+            assert np.isfinite(jax.jacfwd(ratios)(jnp.asarray(sds)[:, None])).all()
+
+
 @pytest.mark.parametrize("probs", [(0.4, 0.4), (0.3, 0.4), (0.1, 0.45), (0.2, 0.3), (0.35, 0.45)])
 def test_exact_ties_are_ties_after_many_observations(probs):
     """Two models that mirror each other, seen as often in favour of one as of the other."""

@@ -910,7 +910,7 @@ def test_memory_is_what_machine_group_and_process_leave(tmp_path, monkeypatch):
         return _memory_limit.available_memory()
 
     # Files that are merely remembered make room when it is needed.
-    stat = "anon 300\nfile 200\ninactive_file 150"
+    stat = "anon 300\nfile 200\nactive_file 50\ninactive_file 100"
     assert written(tmp_path, v2, "max", "5", "inactive_file 7") == 2**40
     assert written(tmp_path, v2, "1000", "600", stat) == 550
     assert written(tmp_path, v2, "1000", "2000", "anon 300") == 0
@@ -921,7 +921,7 @@ def test_memory_is_what_machine_group_and_process_leave(tmp_path, monkeypatch):
     (tmp_path / "cgroup").write_text("0::/jobs/one\n")
     assert _memory_limit.available_memory() == 100
     assert written(job, v2, "900", "0", "anon 300") == 550
-    stat = "inactive_file 1\ntotal_inactive_file 100"
+    stat = "inactive_file 1\ntotal_active_file 60\ntotal_inactive_file 40"
     assert written(tmp_path / "memory" / "job", v1, "500", "400", stat) == 550
     (tmp_path / "cgroup").write_text("5:cpu,memory:/job\n0::/../elsewhere\n")
     assert _memory_limit.available_memory() == 200

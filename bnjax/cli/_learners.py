@@ -17,15 +17,18 @@ _OPTIONS = [
         type=click.Choice(POLICIES),
         default=DEFAULTS["policy"],
         show_default=True,
-        help="How agents choose, given what they believe.",
+        help="How agents choose: what they expect to pay best; that, but any action now and then; "
+        "each the more often, the more it pays; or what a model drawn from the belief likes best.",
     ),
     click.option(
         "--ties",
         type=click.Choice(TIES),
         help="Of best responses: which of several to play.  [default: first]",
     ),
-    click.option("--temperature", type=float, help="Of --policy logit, in units of payoff."),
-    click.option("--epsilon", type=float, help="Of --policy epsilon-greedy."),
+    click.option(
+        "--temperature", type=float, help="Of --policy logit, in units of payoff, above 0."
+    ),
+    click.option("--epsilon", type=float, help="Of --policy epsilon-greedy, from 0 to 1."),
     click.option(
         "--memory",
         type=click.Choice(MEMORIES),
@@ -34,9 +37,13 @@ _OPTIONS = [
         help="What agents remember.",
     ),
     click.option(
-        "--rate", type=float, help="Of --memory discounted: share forgotten at each step."
+        "--rate",
+        type=float,
+        help="Of --memory discounted: share forgotten at each step, between 0 and 1.",
     ),
-    click.option("--length", type=int, help="Of --memory window: how many observations."),
+    click.option(
+        "--length", type=int, help="Of --memory window: how many observations, at least 1."
+    ),
 ]
 
 

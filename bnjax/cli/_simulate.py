@@ -248,9 +248,11 @@ def _notes(options: Mapping[str, Any], problem: Any, result: Simulation) -> list
 
 
 def _mean(values: np.ndarray, least: float, most: float) -> dict[str, float | None]:
-    """A mean and its interval, for which there have to be bounds."""
-    if not math.isfinite(most - least):
-        return {"mean": float(values.mean()), "low": None, "high": None}
+    """A mean over agents that are not invalid, and its interval, for which there must be bounds."""
+    values = values[np.isfinite(values)]
+    if not (len(values) and math.isfinite(most - least)):
+        mean = float(values.mean()) if len(values) else None
+        return {"mean": mean, "low": None, "high": None}
     found = mean_interval(values, least, most, _LEVEL)
     return dict(zip(("mean", "low", "high"), found, strict=True))
 

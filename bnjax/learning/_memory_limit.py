@@ -12,11 +12,12 @@ except ImportError:  # Windows
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Of control groups, version 2 and 1: limit, use, details, and what of these is no real use.
 _FILES = {
-    "": ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    "": ("memory.max", "memory.current", "memory.stat", "active_file", "inactive_file"),
     "memory": (
         "memory.limit_in_bytes",
         "memory.usage_in_bytes",
         "memory.stat",
+        "total_active_file",
         "total_inactive_file",
     ),
 }
@@ -77,7 +78,7 @@ def _of_group() -> int | None:
     return min((x for x in known if x is not None), default=None)
 
 
-def _left(group: Path, most: str, used: str, details: str, files: str) -> int | None:
+def _left(group: Path, most: str, used: str, details: str, *files: str) -> int | None:
     """The limit of a group less what is used, but for files that are merely remembered."""
     try:
         limit = (group / most).read_text().strip()
@@ -87,7 +88,7 @@ def _left(group: Path, most: str, used: str, details: str, files: str) -> int | 
         return None
     if limit == "max":  # there is none
         return None
-    cached = sum(int(x.split()[1]) for x in lines if x.split()[0] == files)
+    cached = sum(int(x.split()[1]) for x in lines if x.split()[0] in files)
     return max(0, int(limit) - taken + cached)
 
 

@@ -127,7 +127,7 @@ def mean_interval(
         """Where the excess is zero, between the mean and an end; the end if it is not."""
         if center == end or excess(end) <= 0:
             return end
-        root: Any = brentq(excess, center, end)
+        root: Any = brentq(excess, center, end, xtol=1e-18)
         return float(root)
 
     near = np.inf
