@@ -241,8 +241,11 @@ class DiscountedMemory(AbstractMemory):
         """Fade, then add the observation."""
         sums, seen = state
         new = observation.added(jnp.zeros_like(sums[0]))
-        # What fades is taken away: of 1 - rate, floating point keeps few digits of a small rate.
-        fades = self.rate.astype(new.dtype) * (sums[0] + sums[1])
+        # What fades is taken away: of 1 - rate, floating point keeps few digits of a small rate. Of
+        # what is so little that no share of it is left, all does.
+        kept = sums[0] + sums[1]
+        fades = self.rate.astype(new.dtype) * kept
+        fades = jnp.where(fades == 0, kept, fades)
         return added_up(sums, new - fades), seen | (new != 0)
 
     def evidence(

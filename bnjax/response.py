@@ -316,12 +316,15 @@ class Logit(AbstractPolicy):
 
     def __init__(self, temperature: Any):
         self.temperature = as_float("temperature", temperature, ndim=0)
-        # What is less than the smallest normal number counts as zero where it divides.
-        least = float(jnp.finfo(self.temperature.dtype).tiny)
-        if is_concrete(self.temperature) and not least <= float(self.temperature) < float("inf"):
+        if not is_concrete(self.temperature):
+            return
+        number, least = float(self.temperature), float(jnp.finfo(self.temperature.dtype).tiny)
+        if not 0 < number < float("inf"):
+            raise ValueError(f"`temperature` must be a positive number; got {number:g}.")
+        if number < least:  # then it counts as zero where it divides
             raise ValueError(
-                f"`temperature` must be a positive number, at least {least:.3g} in "
-                f"{self.temperature.dtype}; got {float(self.temperature):g}."
+                f"`temperature` must be at least {least:.3g} in {self.temperature.dtype}; got "
+                f"{number:g}."
             )
 
     def is_valid(self) -> Bool[Array, ""]:

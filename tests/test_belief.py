@@ -101,10 +101,10 @@ def test_gaussian_belief_is_bayes_rule(x64):
 
 def test_what_is_ruled_out_is_never_forgotten_by_discounting():
     problem = bn.Problem([[0.5, 0.5]], [[[1.0, 0.0]], [[0.5, 0.5]]], [[0.0, 1.0]])
-    # So long ago that nothing of its weight is left: the smallest normal number cannot be halved.
+    # So long ago that its weight is zero in floating point.
     seen = [(0, 1)] + [(0, 0)] * 400
     evidence, mask = observe(bn.DiscountedMemory(0.5), problem, seen)
-    assert float(evidence[0, 1]) <= float(jnp.finfo(evidence.dtype).tiny)
+    assert float(evidence[0, 1]) == 0
     found = normalised(problem, evidence, mask)
     assert found[0] == -np.inf
     found = normalised(problem, *observe(bn.WindowMemory(10), problem, seen))
@@ -244,15 +244,15 @@ def test_exact_ties_are_ties_after_many_observations(probs):
         found, _ = agent.intention_after(evidence, evidence > 0)
         assert found.tolist() == want
         more, _ = agent.intention_after(evidence.at[0, 1].add(1), evidence > 0)
-        assert more.tolist() == [0, 1] or more.tolist() == [1, 0]
+        assert more.tolist() == [1, 0]
         fewer, _ = agent.intention_after(evidence.at[0, 0].add(1), evidence > 0)
-        assert fewer.tolist() == more.tolist()[::-1]  # one observation is enough to break it
+        assert fewer.tolist() == [0, 1]  # one observation is enough to break it
 
 
 @pytest.mark.parametrize(
-    ("memory", "keep"), [(bn.PerfectMemory(), 1.0), (bn.DiscountedMemory(1e-5), 1 - 1e-5)]
+    "memory", [bn.PerfectMemory(), bn.DiscountedMemory(1e-5)], ids=["perfect", "discounted"]
 )
-def test_sums_of_thousands_of_numbers_keep_their_digits(memory, keep):
+def test_sums_of_thousands_of_numbers_keep_their_digits(memory):
     """In float32 against float64: without what rounding takes, z^2 would be off by 1e-5."""
     features = np.random.default_rng(0).normal(size=(100_000, 1)).astype(np.float32)
     features = np.concatenate([np.ones_like(features), features, features**2], axis=1)
@@ -263,7 +263,7 @@ def test_sums_of_thousands_of_numbers_keep_their_digits(memory, keep):
 
     times = jnp.arange(len(features), dtype=jnp.int32)
     state, _ = jax.lax.scan(step, memory.init(jnp.zeros((1, 3))), (times, jnp.asarray(features)))
-    rate = 1 - keep if keep == 1 else float(memory.rate)
+    rate = float(getattr(memory, "rate", 0.0))
     ages = np.arange(len(features))[::-1]
     want = ((1 - rate) ** ages[:, None] * features.astype(float)).sum(0)
     size = (features.astype(float) ** 2).sum()

@@ -233,7 +233,8 @@ class _Plan:
 def check_smooth(policy: Any) -> None:
     """Refuse what is no policy, or none that has a score."""
     check_policy(policy)
-    if type(policy) in (BestResponse, EpsilonGreedy) or policy.knows_boundary():
+    jumps = BestResponse.probabilities, EpsilonGreedy.probabilities
+    if type(policy).probabilities in jumps:
         raise ValueError(
             f"`policy` must be smooth in the belief, such as bn.Logit(0.1); the score of "
             f"{type(policy).__name__} is identically zero: its play jumps where beliefs cross a "

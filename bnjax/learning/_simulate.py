@@ -83,8 +83,8 @@ def simulate(
     record : what to keep besides the final statistics: `Trajectory`, `Running`, or None.
     tile : agents that are simulated together; part of what makes a result reproducible to
         the bit. Default: by the number of models.
-    progress : called with (agents done, agents in all): with none done as simulating begins (on
-        a CPU, when all has been compiled), then now and then.
+    progress : called with (agents done, agents in all) now and then; on a CPU, first with none
+        done, when all has been compiled.
 
     Returns
     -------
