@@ -265,24 +265,11 @@ def runners(case: Case, threads: int) -> dict[str, Runner]:
             found["NumPy, moments, tuned"] = numpy("moments", **tuned | wide)
     if case.is_plain:
         if jax.default_backend() == "gpu":
-            found["bnjax, without the kernel"] = _by("blocked", library)
+            from ._alternatives import by
+
+            found["bnjax, without the kernel"] = Runner(by("blocked", library))
         found |= _optional(case, threads)
     return found
-
-
-def _by(engine: str, function: Callable[[int], Any]) -> Runner:
-    """By one of the simulators of bnjax, also where another would be chosen."""
-    from bnjax.learning import _simulate as inside
-
-    def run(seed: int) -> Any:
-        kept = inside._engine
-        inside._engine = lambda *_: engine
-        try:
-            return function(seed)
-        finally:
-            inside._engine = kept
-
-    return Runner(run)
 
 
 def installed(name: str) -> bool:
@@ -479,29 +466,41 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def alternatives(case: Case, runs: int) -> dict[str, Any]:
-    """Choices of bnjax: width of tiles, and each of its simulators alone."""
-    arguments = to_bnjax(case)
+    """Choices of bnjax: simulators, widths of tiles, lengths of blocks, generators, unrolling."""
+    from ._alternatives import choices
 
-    def with_tile(tile: int | None) -> Callable[[int], Any]:
-        return lambda seed: jax.block_until_ready(
-            bn.simulate(key=jax.random.key(seed), tile=tile, **arguments)
-        )
-
-    widths = [64, 128, 256, 512, 1024, 2048]
-    found = {f"tile {n}": Runner(with_tile(n)) for n in widths if n <= case.num_agents}
-    found["default"] = Runner(with_tile(None))
-    found |= {name: _by(name, with_tile(None)) for name in ("plain", "blocked", "moments")}
+    found = {name: Runner(run) for name, run in choices(to_bnjax(case)).items()}
     firsts = {name: runner.first() for name, runner in found.items()}
     peers = [harness.Peer(name, run, case.agent_steps, True) for name, run in found.items()]
     timings = harness.take_turns(peers, runs, _SETTLE)
+    default = found["default"].described()
     rows = {
         name: {
             "agent_steps_per_second": case.agent_steps / timing.median,
             "compile_seconds": max(0.0, firsts[name] - timing.median),
+            **baseline.compare(default, found[name].described(), _ERRORS),
         }
         for name, timing in zip(found, timings, strict=True)
     }
     return {"case": case.name, "choices": rows}
+
+
+def _print_choices(entry: dict[str, Any]) -> None:
+    rows, default = entry["choices"], entry["choices"]["default"]["agent_steps_per_second"]
+    lines = [
+        [
+            name,
+            f"{row['agent_steps_per_second'] / 1e6:.2f}",
+            f"{row['agent_steps_per_second'] / default:.2f}",
+            f"{row['compile_seconds']:.1f}",
+            f"{row['standard_errors']:.1f}",
+            "yes" if row["agrees"] else "NO",
+        ]
+        for name, row in rows.items()
+    ]
+    print(f"\nchoices inside bnjax, {entry['case']}:")
+    header = ["", "M steps/s", "x default", "compile s", "s.e.", "agrees"]
+    print(harness.table(header, lines))
 
 
 # Memory
@@ -719,9 +718,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         two = [case for case in chosen if case.reference or case.name == "restless"]
         report["alternatives"] = [alternatives(case, runs) for case in two]
         for entry in report["alternatives"]:
-            print(f"\nchoices inside bnjax, {entry['case']}, M steps/s:")
-            for name, row in entry["choices"].items():
-                print(f"  {name}: {row['agent_steps_per_second'] / 1e6:.2f}")
+            _print_choices(entry)
     if not options.quick:
         sizes = [(4096, 500), (4096, 5000), *([(1_000_000, 1000)] if options.large else [])]
         report["memory"] = [memory(*size) for size in sizes]

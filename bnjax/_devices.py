@@ -43,8 +43,8 @@ class _Whole(NamedTuple):
     place: int
 
 
-class _Bytes(NamedTuple):
-    """An array whose bytes travel with those of others; of keys, their words do."""
+class _Words(NamedTuple):
+    """An array that travels with others, in words of 32 bits; of keys, their own words do."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -54,8 +54,8 @@ class _Bytes(NamedTuple):
 def packed(tree: Any) -> tuple[Any, list[Any]]:
     """A hashable layout and some arrays, of which `unpacked` makes the pytree again.
 
-    A compiled call takes some time for each array. So on a CPU the bytes of all small ones go in
-    one vector, but for those that are bound to a device; other backends leave them where they are.
+    A compiled call takes some time for each array. So on a CPU all small ones go in one vector of
+    words, but for those that are bound to a device; other backends leave them where they are.
     """
     leaves, structure = jax.tree.flatten(tree)
     on_host = jax.default_backend() == "cpu"
@@ -71,8 +71,8 @@ def packed(tree: Any) -> tuple[Any, list[Any]]:
         bound = getattr(leaf, "committed", False)
         if on_host and not bound and leaf.size <= _FEW and dtype.kind in "biuf":
             values = np.asarray(leaf if kind is None else jax.random.key_data(leaf), dtype)
-            layout.append(_Bytes(dtype, values.shape, kind))
-            pieces.append(np.frombuffer(values.tobytes(), np.uint8))
+            layout.append(_Words(dtype, values.shape, kind))
+            pieces.append(np.frombuffer(values.tobytes() + b"\0" * (-values.nbytes % 4), np.uint32))
         else:
             layout.append(_Whole(len(arrays)))
             arrays.append(leaf)
@@ -84,22 +84,23 @@ def unpacked(layout: Any, arrays: list[Any]) -> Any:
     structure, leaves = layout
     start = 0
 
-    def array(what: _Bytes) -> Any:
+    def array(what: _Words) -> Any:
         nonlocal start
-        size = what.dtype.itemsize
-        stop = start + math.prod(what.shape) * size
-        values = arrays[-1][start:stop].reshape(*what.shape, *([size] if size > 1 else []))
+        # A truth value has a byte, of which all bits but one are none.
+        dtype = np.dtype(np.uint8) if what.dtype == np.dtype(bool) else what.dtype
+        size, few = math.prod(what.shape), max(1, dtype.itemsize // 4)
+        stop = start + -(-size * dtype.itemsize // 4)
+        values = arrays[-1][start:stop].reshape(-1, *([few] if few > 1 else []))
         start = stop
-        # Bytes are not bits: a truth value has one of them.
+        values = lax.bitcast_convert_type(values, dtype).ravel()[:size].reshape(what.shape)
         if what.dtype == np.dtype(bool):
             return values != 0
-        values = lax.bitcast_convert_type(values, what.dtype)
         return values if what.kind is None else jax.random.wrap_key_data(values, impl=what.kind)
 
     def leaf(what: Any) -> Any:
         if isinstance(what, _Whole):
             return arrays[what.place]
-        return array(what) if isinstance(what, _Bytes) else what
+        return array(what) if isinstance(what, _Words) else what
 
     return jax.tree.unflatten(structure, [leaf(what) for what in leaves])
 

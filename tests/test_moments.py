@@ -27,12 +27,12 @@ def two_by_two(seed, kind="generic", num_models=9):
 
 
 def run(problem, num_steps=300, engine="moments", **options):
-    """A population by this simulator, which the default one has a part in, and the plain one."""
+    """A population by this simulator, which has a part in most by default, and the plain one."""
     policy = options.get("policy", bn.BestResponse())
     memory, record = bn.PerfectMemory(), options.get("record")
     own = options.get("log_prior") is not None
-    want = "moments" if own else "mixed"
-    assert _simulate._engine(problem, policy, memory, record, 64, own) == want
+    want = "moments" if own else "mixed" if num_steps > 64 else "blocked"
+    assert _simulate._engine(problem, policy, memory, record, 64, own, num_steps) == want
     options = {"num_agents": 128, "num_steps": num_steps, "tile": 64, **options}
     return ENGINES[engine](problem, KEY, **options), plainly(problem, KEY, **options)
 
@@ -208,7 +208,7 @@ def test_what_makes_no_sense_comes_to_an_end():
         rates = jnp.array([[0.3, 0.6], [0.7, 0.4]])
         models = jnp.stack([1 - rates, rates], axis=-1) * p
         problem = bn.Problem([[0.5, 0.5], [0.4, 0.6]], models, [[0.0, 1.0]] * 2)
-        return bn.simulate(problem, KEY, num_agents=8, num_steps=40, tile=8).late_frequency
+        return bn.simulate(problem, KEY, num_agents=8, num_steps=80, tile=8).late_frequency
 
     found = jax.jit(jax.vmap(late))(jnp.array([1.0, jnp.nan, 0.0, -1.0]))
     assert np.isfinite(found[0]).all()
@@ -217,15 +217,17 @@ def test_what_makes_no_sense_comes_to_an_end():
 
 def test_who_decides_what_this_simulator_serves():
     problem, memory = one_axis(0.7, 0.6), bn.PerfectMemory()
-    for policy, record, want in (
-        (bn.BestResponse("uniform"), None, "blocked"),
-        (bn.Logit(0.1), None, "blocked"),
-        (bn.BestResponse(), bn.Trajectory(5), "blocked"),
-        (bn.EpsilonGreedy(0.1), bn.Trajectory(50), "mixed"),
+    for policy, record, num_steps, want in (
+        (bn.BestResponse("uniform"), None, 100, "blocked"),
+        (bn.Logit(0.1), None, 100, "blocked"),
+        (bn.BestResponse(), bn.Trajectory(5), 100, "blocked"),
+        (bn.EpsilonGreedy(0.1), bn.Trajectory(50), 100, "mixed"),
+        (bn.BestResponse(), None, 65, "mixed"),
+        (bn.BestResponse(), None, 64, "blocked"),  # too few to be worth it
     ):
-        assert _simulate._engine(problem, policy, memory, record, 64, False) == want
+        assert _simulate._engine(problem, policy, memory, record, 64, False, num_steps) == want
     three = bn.Problem(**random_problem(0, num_actions=3, num_consequences=2))
-    assert _simulate._engine(three, bn.BestResponse(), memory, None, 64, False) == "blocked"
+    assert _simulate._engine(three, bn.BestResponse(), memory, None, 64, False, 100) == "blocked"
 
 
 @pytest.mark.parametrize(("p_honest", "in_blocks"), [(0.35, True), (0.6, False)])

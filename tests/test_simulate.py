@@ -552,7 +552,7 @@ def test_progress_tells_of_all_agents_and_may_stop_them(cores, monkeypatch):
     told = []
 
     def run(progress):
-        options = {"num_agents": 100, "num_steps": 20, "tile": 8}
+        options = {"num_agents": 100, "num_steps": 70, "tile": 8}
         return bn.simulate(one_axis(0.7, 0.6), KEY, progress=progress, **options)
 
     run(lambda *done: told.append(done))
@@ -613,11 +613,13 @@ def test_only_the_key_may_be_traced(log_prior):
     assert shape.shape == (10,)
 
 
-def test_one_compilation_for_all_values(monkeypatch):
+@pytest.mark.parametrize(("first", "others"), [(20, (20, 1, 64)), (100, (100, 65, 999))])
+def test_one_compilation_for_all_values(first, others, monkeypatch):
     problem = one_axis(0.4, 0.4)
-    bn.simulate(problem, KEY, num_agents=100, num_steps=20, tile=32)
+    bn.simulate(problem, KEY, num_agents=100, num_steps=first, tile=32)
     monkeypatch.setattr(_population, "_run_tiles", None)  # not traced again
-    for p, num_agents, num_steps in [(0.3, 100, 20), (0.9, 101, 20), (0.9, 100, 1), (0.9, 98, 999)]:
+    sizes = [(100, first), *zip((101, 100, 98), others, strict=True)]
+    for p, (num_agents, num_steps) in zip((0.3, 0.9, 0.9, 0.9), sizes, strict=True):
         size = {"num_agents": num_agents, "num_steps": num_steps, "tile": 32}
         assert bn.simulate(one_axis(p, 0.6), jax.random.key(5), **size).num_steps == num_steps
 
@@ -1083,7 +1085,7 @@ def test_programs_are_forgotten_with_those_of_jax(monkeypatch):
 
 @pytest.mark.parametrize("most", [1, 3, 6])
 def test_room_for_tiles_changes_nothing(most, monkeypatch):
-    options = {"num_agents": 333, "num_steps": 50, "tile": 32}
+    options = {"num_agents": 333, "num_steps": 70, "tile": 32}
     want = bn.simulate(TOSSES, KEY, **options)
     monkeypatch.setattr(_simulate, "_MOST_TILES", most)
     found = bn.simulate(TOSSES, KEY, **options)

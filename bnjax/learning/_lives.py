@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +142,11 @@ class Known(NamedTuple):
 
 Advance = Callable[[Lives, Array, Array], tuple[Lives, Array]]
 Way = Callable[[Believer, UInt32[Array, "2 agents"], Steps, Record, Known], Advance]
+
+
+def idle(*_: Any) -> Advance:
+    """A way to `live` in which nothing happens."""
+    return lambda lives, start, until: (lives, until)
 
 
 def live(

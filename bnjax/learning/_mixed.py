@@ -60,11 +60,10 @@ def mixed(
         return 2 * recent.sum() > lanes
 
     def goes_far(before: Lives, tried: Lives, until: Array) -> Array:
-        """Whether a trial brought enough steps, or most of those that there are."""
+        """Whether a trial brought enough steps, on average, or most of those that there are."""
         left = until - before.time[0]
-        wanted = jnp.minimum(_TRIED * _WORTH, left - left // 4)
-        brought = (tried.time - before.time).astype(jnp.float32)
-        return brought.mean() >= wanted.astype(jnp.float32)
+        wanted = jnp.minimum(_TRIED * _WORTH, left - (left >> 2))
+        return (tried.time - before.time).sum(dtype=jnp.int32) >= lanes * wanted
 
     def at_one_pace(keys: Array, lives: Lives, until: Array) -> Lives:
         in_step = in_blocks(believer, keys, num_steps, record, known)
@@ -81,19 +80,19 @@ def mixed(
         """
 
         def turn(state: tuple[Lives, Array, Array]) -> tuple[Lives, Array, Array]:
-            everyone, tile, count = state
-            trial, more = count < num_tiles, tile < num_tiles - 1
-            at = jnp.where(trial, count, tile)
+            everyone, at, count = state
+            trial, more = count < num_tiles, at < num_tiles - 1
             mine, before = of(at, tiles), jax.tree.map(lambda x: of(at, x), everyone)
 
             # Of those who are known to be restless there is nothing to try.
             unsettled = restless(before)
             most = jnp.where((before.time[0] > 0) & unsettled, 0, _TRIED)
 
+            waits = jnp.where(more & ~trial, 2, 0)
+
             def busy(state: tuple[Lives, Array]) -> Array:
                 # Whether someone is at work and nobody waits: one reduction, as it takes its time.
                 lives, blocks = state
-                waits = jnp.where(more & ~trial, 2, 0)
                 at_work = jnp.where(lives.time < until, 1, waits).max() == 1
                 return at_work & (~trial | (blocks < most))
 
@@ -111,8 +110,10 @@ def mixed(
             everyone = jax.tree.map(
                 lambda whole, part: jnp.where(here, part[..., None, :], whole), everyone, lives
             )
-            done = more & ~trial & (lives.time >= until)
-            return everyone, tile + done.astype(jnp.int32), count + 1
+            done = more & (lives.time >= until)
+            untried = jnp.where(count < num_tiles - 1, count + 1, 0)
+            at = jnp.where(trial, untried, at + done.astype(jnp.int32))
+            return everyone, at, count + 1
 
         start = everyone, jnp.zeros(lanes, jnp.int32), jnp.zeros((), jnp.int32)
         return lax.while_loop(lambda state: (state[0].time < until).any(), turn, start)[0]
@@ -120,7 +121,7 @@ def mixed(
     def advance(lives: Lives, start: Array, until: Array) -> tuple[Lives, Array]:
         # Agents who meet wait for the slowest of them: that should be rare. (No product of what
         # may be the largest integer.)
-        late = start > until // _LONGER
+        late = start > lax.div(until, jnp.asarray(_LONGER, until.dtype))
         soon = jnp.where(late, until, jnp.minimum(until, _LONGER * jnp.maximum(start, DRAWS)))
         apart = jax.tree.map(lambda x: x.reshape(*x.shape[:-1], num_tiles, lanes), lives)
         apart = together(apart, soon)

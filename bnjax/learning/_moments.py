@@ -28,6 +28,7 @@ from operator import add, or_
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
@@ -126,28 +127,26 @@ def _table(agent: Agent) -> _Table:
     probs = models / jnp.where(total > 0, total, 1.0)[..., None]
     dtype = probs.dtype
     _, _, scale = _range(dtype, probs.shape[0])
-    rows = []
-    for action in range(2):
-        powers = []
-        for outcome, first in enumerate((scale, 1.0)):
-            base = probs[:, action, outcome]
-            power = [jnp.full_like(base, first)]
-            for _ in range(DEGREE):
-                power.append(power[-1] * base)
-            powers.append(power)
-        # In halves: q^i alone might be flushed where the scaled product is not.
-        rows += [
-            powers[0][DEGREE - i] * powers[1][i // 2] * powers[1][i - i // 2]
-            for i in range(DEGREE + 1)
-        ]
+    # Powers 0, 1, ..., D of either probability, [D + 1, A, M], in as few kernels as can be.
+    base = jnp.moveaxis(probs, 0, 2)
+    start = jnp.full_like(base, 1.0).at[:, 0].set(scale)
+    _, powers = lax.scan(lambda power, _: (power * base, power), start, length=DEGREE + 1)
+    first, second = powers[::-1, :, 0], powers[:, :, 1]
+    half = np.arange(DEGREE + 1) // 2
+    # In halves: q^i alone might be flushed where the scaled product is not.
+    rows = first * second[half] * second[np.arange(DEGREE + 1) - half]
     eps = float(jnp.finfo(dtype).eps)
     # Likelihoods do not quite sum to one: a block of steps multiplies that up.
     off = jnp.where(total > 0, jnp.abs(total - 1), 0.0).max()
     unsure = DEGREE * (4 * eps + off)
     least, possible = second_from(problem.consequence.probs)
-    first, second = possible.astype(jnp.uint32) * (2**DEGREE - 1)
+    possible = possible.astype(jnp.uint32) * (2**DEGREE - 1)
     return _Table(
-        jnp.stack(rows), unsure.astype(dtype), _steps(probs), least, first | second << DEGREE
+        jnp.moveaxis(rows, 1, 0).reshape(-1, probs.shape[0]),
+        unsure.astype(dtype),
+        _steps(probs),
+        least,
+        possible[0] | possible[1] << DEGREE,
     )
 
 

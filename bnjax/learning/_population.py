@@ -35,7 +35,7 @@ from ..response import AbstractPolicy, is_built_in
 from ._agent import Agent
 from ._blocked import in_blocks
 from ._kernel import run_kernel
-from ._lives import Known, live
+from ._lives import Known, Way, idle, live
 from ._mixed import mixed
 from ._moments import by_moments
 from ._outcome import outcome_of
@@ -44,8 +44,9 @@ from ._random import agent_keys
 from ._record import Record, Steps, quarters
 from ._results import Simulation
 
-# Simulators that keep agents in the vector lanes; the third is made of the others.
-IN_LANES = ("blocked", "moments", "mixed")
+# Simulators that keep agents in the vector lanes; the third is made of the others, and in the
+# fourth nothing happens: who asks for nothing but shapes need not trace more.
+IN_LANES = ("blocked", "moments", "mixed", "idle")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,8 @@ def _tile(plan: Plan, population: Population, index: Array, used: Array | None) 
     num_steps = _num_steps(plan, population)
     if plan.engine in IN_LANES:
         together = partial(mixed, lanes=plan.lanes)
-        way = {"blocked": in_blocks, "moments": by_moments, "mixed": together}[plan.engine]
+        ways = {"blocked": in_blocks, "moments": by_moments, "mixed": together, "idle": idle}
+        way: Way = ways[plan.engine]
         used = None if used is None else used * plan.lanes
         done = live(way, agent, prior, keys, num_steps, plan.record, plan.known, used)
     else:
@@ -211,6 +213,8 @@ def _run_tiles(plan: Plan, population: Population, first: Array, count: Array) -
     population = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype) if eqx.is_array(x) and not x.size else x, population
     )
+    if plan.tiles == plan.queue:
+        return run_tile(plan, population, first, jnp.minimum(count, plan.queue))
     tile = eqx.filter_jit(run_tile)  # traced once, for shapes and for the loop
     shapes = eqx.filter_eval_shape(tile, plan, population, first, count)
     num = plan.tiles // plan.queue
@@ -239,10 +243,10 @@ def _to_cores(
     """
     layout, arrays = packed(population)
     # Settings of JAX are those of a thread: others trace nothing, and get arrays as they are.
-    # (Bytes, the last of them, are the same whatever the settings.)
+    # (Words, the last of them, are the same whatever the settings.)
     device = jax.local_devices()[0]
     arrays = [
-        x if type(x) is np.ndarray and x.dtype == np.uint8 else jax.device_put(x, device)
+        x if type(x) is np.ndarray and x.dtype == np.uint32 else jax.device_put(x, device)
         for x in arrays
     ]
     with _COMPILING:  # once, also if several threads of the caller's ask for it

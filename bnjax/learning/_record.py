@@ -104,8 +104,8 @@ class Tally(eqx.Module):
 
 def quarters(num_steps: Steps) -> tuple[Steps, Steps]:
     """First steps of the third and of the fourth quarter."""
-    half = num_steps // 2
-    return half, half + (num_steps - half) // 2
+    half = num_steps >> 1  # a division would ask for signs
+    return half, half + ((num_steps - half) >> 1)
 
 
 def in_quarters(time: Int[Array, "*batch"], num_steps: Steps) -> Bool[Array, "2 *batch"]:

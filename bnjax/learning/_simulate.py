@@ -38,6 +38,7 @@ _MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 512, 65_536
 # Tiles that a device has room for at a time: progress moves, and memory stays bounded.
 _MOST_TILES = 16
 _QUEUE = 4  # tiles whose agents take turns in the same lanes, at most
+_FEW_STEPS = 64  # up to which blocks are as fast as any other way, and compiled in half the time
 _MOST_TILE_BYTES, _MOST_ROOM_BYTES = 2**26, 2**28
 
 
@@ -201,11 +202,12 @@ def _plan(
 ) -> tuple[Plan, Population, int, int]:
     """How to simulate, whatever the number of agents, and what; bytes of an agent: results, memory.
 
-    Agents in the lanes go on for any number of steps with one program, if nothing is recorded.
+    One program takes agents in the lanes any number of steps, if nothing is recorded.
     """
     problem, policy, memory = population.problem, population.policy, population.memory
     lanes = _lanes(problem.num_models) if tile is None else tile
-    engine = _engine(problem, policy, memory, record, lanes, population.log_prior.ndim == 2)
+    own = population.log_prior.ndim == 2
+    engine = _engine(problem, policy, memory, record, lanes, own, num_steps)
     known = Known(excludes=True, trembles=True)
     if engine != "plain":
         known = _known(problem, policy, population.exploration)
@@ -227,6 +229,8 @@ def _plan(
 
 def _bytes(plan: Plan, population: Population) -> tuple[int, int]:
     """Bytes that the results of an agent take, and what it remembers."""
+    if plan.engine in IN_LANES:  # the same by all of them
+        plan = dataclasses.replace(plan, engine="idle", queue=1)
     leaves, structure = jax.tree.flatten(population)
     shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x for x in leaves)
     wide = jax.dtypes.canonicalize_dtype(np.float64)  # what a user's function makes depends on it
@@ -253,6 +257,7 @@ def _engine(
     record: Record,
     lanes: int,
     own: bool,
+    num_steps: int,
 ) -> str:
     """Which simulator to use: the fastest that serves.
 
@@ -265,7 +270,7 @@ def _engine(
     if backend == "gpu" and can_run_kernel(problem, policy, lanes, record):
         return "kernel"
     if backend == "cpu" and can_run_moments(problem, policy, memory, record):
-        return "moments" if own else "mixed"
+        return "moments" if own else "mixed" if num_steps > _FEW_STEPS else "blocked"
     return "blocked"
 
 
