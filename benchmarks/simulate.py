@@ -385,13 +385,14 @@ def bound(case: Case, speed: float, rates: dict[str, float]) -> dict[str, Any]:
     Each at the measured rate of all cores, as if it were all there is to do.
     """
     from bnjax.learning import _moments as moments
+    from bnjax.learning import _simulate as inside
 
     arguments = to_bnjax(case)
     problem: Any = arguments["problem"]
     randomised = case.policy is not None and case.policy.randomised
     blocked = isinstance(case.problem, baseline.Categorical) and case.memory is None
     served = moments.can_run_moments(problem, arguments["policy"], arguments["memory"], None)
-    by_moments = served and case.settles
+    by_moments = served and case.settles and case.num_steps > inside._FEW_STEPS
     block, updates, products = 1.0, 0, 0.0
     if by_moments:
         block = float(moments.DEGREE)

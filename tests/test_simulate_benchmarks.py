@@ -16,9 +16,11 @@ import pytest
 from scipy.stats import binomtest
 
 import bnjax as bn
+from benchmarks import _alternatives as alternatives
 from benchmarks import kernel
 from benchmarks import numpy_baseline as baseline
 from benchmarks import simulate as benchmark
+from bnjax.learning import _blocked, _plain, _simulate
 from tests.oracles import closed_forms
 
 ROOT = Path(__file__).parent.parent
@@ -252,11 +254,42 @@ def test_the_kernel_is_timed_where_there_is_a_gpu(tmp_path, capsys):
         assert "needs an NVIDIA GPU" in capsys.readouterr().err
 
 
+def test_choices_are_exchanged_while_they_run_and_no_longer():
+    case = benchmark.Case("", "", benchmark.general_problem(8), 64, 40)
+    between, made, lax = _blocked.steps_between_refreshes, _simulate._plan, _plain.lax
+    found = alternatives.choices(benchmark.to_bnjax(case))
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        words = alternatives._words_of_jax
+        patch.setattr(
+            alternatives, "_words_of_jax", lambda *args: (asked.append(args), words(*args))[1]
+        )
+        other = alternatives.choices(benchmark.to_bnjax(case))["blocked, words by jax.random"](3)
+    assert asked
+    often = found["blocked, refreshed every 4"](3)
+    blocked = found["blocked"](3)
+    # Weights made anew more often are the same lives, from the same words; others are not.
+    np.testing.assert_array_equal(often.frequency, blocked.frequency)
+    np.testing.assert_array_equal(often.since, blocked.since)
+    assert (np.asarray(other.frequency) != np.asarray(blocked.frequency)).any()
+    np.testing.assert_allclose(other.frequency.mean(0), blocked.frequency.mean(0), atol=0.2)
+    kept = _blocked.steps_between_refreshes, _simulate._plan, _plain.lax
+    assert kept == (between, made, lax)
+
+
 @pytest.mark.slow  # its peers are compared with the library above
 def test_the_benchmark_runs_and_its_peers_agree(tmp_path):
     out = tmp_path / "report.json"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.simulate", "--quick", "--out", str(out)],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.simulate",
+            "--quick",
+            "--alternatives",
+            "--out",
+            str(out),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -272,5 +305,9 @@ def test_the_benchmark_runs_and_its_peers_agree(tmp_path):
         assert all(entry["agent_steps_per_second"] > 0 for entry in case["peers"])
         assert case["bound"]["bound_by"] in case["bound"]["nanoseconds"]
     assert all(rate > 0 for rate in report["roofline"].values())
+    assert [entry["case"] for entry in report["alternatives"]] == ["general", "restless"]
+    for entry in report["alternatives"]:
+        assert len(entry["choices"]) >= 15
+        assert all(row["agrees"] for row in entry["choices"].values())
     assert out.with_suffix(".png").stat().st_size > 0
     assert out.with_name("report_roofline.png").stat().st_size > 0
