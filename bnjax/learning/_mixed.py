@@ -60,10 +60,11 @@ def mixed(
         return 2 * recent.sum() > lanes
 
     def goes_far(before: Lives, tried: Lives, until: Array) -> Array:
-        """Whether a trial brought enough steps, on average, or most of those that there are."""
+        """Whether a trial brought enough steps, or most of those that there are."""
         left = until - before.time[0]
         wanted = jnp.minimum(_TRIED * _WORTH, left - (left >> 2))
-        return (tried.time - before.time).sum(dtype=jnp.int32) >= lanes * wanted
+        brought = (tried.time - before.time).astype(jnp.float32)
+        return brought.mean() >= wanted.astype(jnp.float32)
 
     def at_one_pace(keys: Array, lives: Lives, until: Array) -> Lives:
         in_step = in_blocks(believer, keys, num_steps, record, known)
@@ -87,7 +88,6 @@ def mixed(
             # Of those who are known to be restless there is nothing to try.
             unsettled = restless(before)
             most = jnp.where((before.time[0] > 0) & unsettled, 0, _TRIED)
-
             waits = jnp.where(more & ~trial, 2, 0)
 
             def busy(state: tuple[Lives, Array]) -> Array:
