@@ -90,7 +90,8 @@ def _words_of_jax(key: jax.Array, start: jax.Array, num: int) -> jax.Array:
 
 def _words_of_xla(key: jax.Array, start: jax.Array, num: int) -> jax.Array:
     """By XLA's own generator (Philox), one stream for a tile: an agent has none of its own."""
-    state = jnp.stack([key[0, 0], key[1, 0], start.astype(jnp.uint32), jnp.uint32(0)])
+    zero = jnp.uint32(0)  # a counter, which the words of a block go through from the start
+    state = jnp.stack([key[0, 0], key[1, 0] + start.astype(jnp.uint32), zero, zero])
     return lax.rng_bit_generator(state, (num, *key.shape), jnp.uint32)[1]
 
 

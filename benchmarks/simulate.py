@@ -138,7 +138,7 @@ def _categorical(probs: Any, models: Any, payoff: Any) -> baseline.Categorical:
 
 def cases(quick: bool, large: bool, on_gpu: bool) -> list[Case]:
     """The grid of cases."""
-    agents, steps = (512, 60) if quick else (4096, 500)
+    agents, steps = (512, 100) if quick else (4096, 500)
     two = general_problem(64)
     few = min(steps, 200)
     gaussian = Case("Gaussian", "monopolist on a grid", monopolist_problem(), agents, few)

@@ -88,9 +88,9 @@ def unpacked(layout: Any, arrays: list[Any]) -> Any:
         nonlocal start
         # A truth value has a byte, of which all bits but one are none.
         dtype = np.dtype(np.uint8) if what.dtype == np.dtype(bool) else what.dtype
-        size, few = math.prod(what.shape), max(1, dtype.itemsize // 4)
+        size, each = math.prod(what.shape), max(1, dtype.itemsize // 4)
         stop = start + -(-size * dtype.itemsize // 4)
-        values = arrays[-1][start:stop].reshape(-1, *([few] if few > 1 else []))
+        values = arrays[-1][start:stop].reshape(-1, *([each] if each > 1 else []))
         start = stop
         values = lax.bitcast_convert_type(values, dtype).ravel()[:size].reshape(what.shape)
         if what.dtype == np.dtype(bool):

@@ -224,8 +224,11 @@ def test_who_decides_what_this_simulator_serves():
         (bn.EpsilonGreedy(0.1), bn.Trajectory(50), 100, "mixed"),
         (bn.BestResponse(), None, 65, "mixed"),
         (bn.BestResponse(), None, 64, "blocked"),  # too few to be worth it
+        (bn.EpsilonGreedy(0.1), bn.Trajectory(50), 64, "blocked"),
     ):
         assert _simulate._engine(problem, policy, memory, record, 64, False, num_steps) == want
+    # Where priors are the agents' own, blocks may be much shorter.
+    assert _simulate._engine(problem, bn.BestResponse(), memory, None, 64, True, 3) == "moments"
     three = bn.Problem(**random_problem(0, num_actions=3, num_consequences=2))
     assert _simulate._engine(three, bn.BestResponse(), memory, None, 64, False, 100) == "blocked"
 

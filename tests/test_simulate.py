@@ -119,7 +119,13 @@ def test_keys_of_agents_are_what_jax_makes_of_theirs(kind):
         np.testing.assert_array_equal([key_words(key) for key in mine], bits)
 
 
-def test_what_is_packed_is_unpacked():
+@pytest.mark.parametrize("double", [False, True])
+def test_what_is_packed_is_unpacked(double):
+    with jax.enable_x64(double):
+        check_packing()
+
+
+def check_packing():
     tree = {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
         "b": (jnp.asarray([1, 2]), KEY, jax.random.key(3, impl="rbg"), "text", None),
@@ -128,6 +134,7 @@ def test_what_is_packed_is_unpacked():
         "e": (jnp.asarray(0.5), jnp.asarray([True, False]), np.arange(3, dtype=np.uint8)),
         "g": (np.ones((2, 3)), np.arange(4)[::2], np.float32([1, 2]).astype(">f4")),
         "f": np.ones((2**9, 2**9), np.float32),  # more than it pays to copy
+        "h": (np.arange(3, dtype=np.float16), np.asarray([1 / 3, -(2**60)]), np.zeros((0, 2))),
     }
     layout, arrays = packed(tree)
     assert hash(layout) == hash(packed(tree)[0])
@@ -463,8 +470,12 @@ def test_adding_agents_never_changes_the_earlier_ones():
     excluding = bn.Problem(
         rates(0.95, 0.5), [rates(1.0, 0.5), rates(0.6, 0.5)], [[0.0, 1.0], [0.7, 0.7]]
     )
-    for problem, exploration in ((one_axis(0.7, 0.6, 33), 0.0), (excluding, 0.1)):
-        options = {"num_steps": 150, "tile": 16, "exploration": exploration}
+    for problem, choice in (
+        (one_axis(0.7, 0.6, 33), {}),
+        (one_axis(0.7, 0.6, 33), {"policy": bn.Logit(0.1)}),
+        (excluding, {"exploration": 0.1}),
+    ):
+        options = {"num_steps": 150, "tile": 16, **choice}
         many = bn.simulate(problem, KEY, num_agents=180, **options)
         for num_agents in (1, 16, 17, 50, 64, 65):
             few = bn.simulate(problem, KEY, num_agents=num_agents, **options)
@@ -474,7 +485,7 @@ def test_adding_agents_never_changes_the_earlier_ones():
 
 def dealt_out(few=False):
     """Leaves of populations of every simulator of CPUs; one problem has no parameters."""
-    options = {"num_agents": 700, "num_steps": 60, "tile": 64, "record": bn.Trajectory(20)}
+    options = {"num_agents": 700, "num_steps": 80, "tile": 64, "record": bn.Trajectory(20)}
     choices = ({}, {"memory": bn.WindowMemory(9)}, {"policy": bn.Logit(0.1)})
     nameless = bn.Problem(**random_problem(1, num_actions=2, num_consequences=2, num_models=70))
     found = [bn.simulate(nameless, jax.random.key(2), num_agents=1300, num_steps=300, tile=128)]
@@ -537,10 +548,10 @@ def test_threads_take_over_the_precision_of_their_caller(x64, monkeypatch):
     monkeypatch.setattr(_simulate, "_MOST_TILES", 2)
     problem = one_axis(0.7, 0.6)
     assert problem.models.dtype == jnp.float64
-    result = bn.simulate(problem, KEY, num_agents=50, num_steps=20, tile=8)
+    result = bn.simulate(problem, KEY, num_agents=50, num_steps=70, tile=8)
     assert result.frequency.dtype == jnp.float64
     monkeypatch.setattr(_cores, "usable_cores", lambda: 1)
-    alone = bn.simulate(problem, KEY, num_agents=50, num_steps=20, tile=8)
+    alone = bn.simulate(problem, KEY, num_agents=50, num_steps=70, tile=8)
     for a, b in zip(jax.tree.leaves(result), jax.tree.leaves(alone), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -595,7 +606,7 @@ def test_kernels_are_not_divided_among_cores():
 def test_vmap_equals_a_loop():
     def run(p, key):
         problem = bn.scenarios.sycophancy(p, 0.6).discretize(16)
-        result = bn.simulate(problem, key, num_agents=20, num_steps=30, tile=32)
+        result = bn.simulate(problem, key, num_agents=20, num_steps=70, tile=32)
         return result.frequency, result.outcome
 
     values, keys = jnp.array([0.2, 0.7]), jax.random.split(KEY, 2)
@@ -662,9 +673,9 @@ def test_trajectory():
     np.testing.assert_allclose(shots.belief.sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(shots.belief @ problem.theta, shots.mean_theta, atol=1e-5)
     # A shorter run ends where a longer one has passed.
-    short = bn.simulate(problem, KEY, num_agents=40, num_steps=50, tile=64)
-    np.testing.assert_allclose(short.frequency * 50, shots.action_counts[:, 4], atol=1e-4)
-    np.testing.assert_allclose(short.belief, shots.belief[:, 4], atol=1e-5)
+    short = bn.simulate(problem, KEY, num_agents=40, num_steps=70, tile=64)
+    np.testing.assert_allclose(short.frequency * 70, shots.action_counts[:, 6], atol=1e-4)
+    np.testing.assert_allclose(short.belief, shots.belief[:, 6], atol=1e-5)
     plain = plainly(problem, KEY, record=record, **options).trajectory
     for a, b in zip(jax.tree.leaves(shots), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
@@ -1159,12 +1170,12 @@ def test_a_problem_may_be_closed_over():
     key = jax.random.key(0)
 
     def play(key):
-        return bn.simulate(TOSSES, key, num_agents=4, num_steps=30).frequency
+        return bn.simulate(TOSSES, key, num_agents=4, num_steps=70).frequency
 
     np.testing.assert_array_equal(jax.jit(play)(key), play(key))
     prior = np.log([0.3, 0.7])
     done = jax.jit(
-        lambda key: bn.simulate(TOSSES, key, num_agents=4, num_steps=30, log_prior=prior).frequency
+        lambda key: bn.simulate(TOSSES, key, num_agents=4, num_steps=70, log_prior=prior).frequency
     )(key)
     assert done.shape == (4, 2)
 

@@ -121,7 +121,7 @@ def test_play_mixes_as_in_equilibrium(peer):
 )
 def test_policies_and_memories_are_those_of_bnjax(policy, memory):
     problem = benchmark.axis_problem(9, 0.4, 0.35)
-    size = {"num_agents": AGENTS, "num_steps": 60}
+    size = {"num_agents": AGENTS, "num_steps": 100}
     case = benchmark.Case("", "", problem, **size)
     arguments = benchmark.to_bnjax(case) | {"policy": of_bnjax(policy), "memory": of_bnjax(memory)}
     want = described(bn.simulate(key=jax.random.key(3), **arguments))
@@ -305,7 +305,7 @@ def test_the_benchmark_runs_and_its_peers_agree(tmp_path):
         assert all(entry["agent_steps_per_second"] > 0 for entry in case["peers"])
         assert case["bound"]["bound_by"] in case["bound"]["nanoseconds"]
     assert all(rate > 0 for rate in report["roofline"].values())
-    assert [entry["case"] for entry in report["alternatives"]] == ["general", "restless"]
+    assert [entry["case"] for entry in report["alternatives"]] == ["general"]
     for entry in report["alternatives"]:
         assert len(entry["choices"]) >= 15
         assert all(row["agrees"] for row in entry["choices"].values())

@@ -1,4 +1,6 @@
-"""The simulator of two by two on CPUs: in blocks while play is restless, else by moments.
+"""The simulator of two by two on CPUs for more than a few steps: in blocks or by moments.
+
+In blocks while play is restless, else by moments.
 
 A block of moments ends where an agent changes its mind: 16 steps of one that does not take about
 as long as six steps in blocks, which are the same for all. So moments are tried, and forgotten if

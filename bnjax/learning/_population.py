@@ -213,8 +213,10 @@ def _run_tiles(plan: Plan, population: Population, first: Array, count: Array) -
     population = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype) if eqx.is_array(x) and not x.size else x, population
     )
-    if plan.tiles == plan.queue:
-        return run_tile(plan, population, first, jnp.minimum(count, plan.queue))
+    # Those that take turns in the same lanes are gathered by a loop of their own, for the same bits
+    # whatever else is in the program. They need no second one, which takes its time to compile.
+    if plan.tiles == plan.queue > 1:
+        return run_tile(plan, population, first, count)
     tile = eqx.filter_jit(run_tile)  # traced once, for shapes and for the loop
     shapes = eqx.filter_eval_shape(tile, plan, population, first, count)
     num = plan.tiles // plan.queue

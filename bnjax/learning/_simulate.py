@@ -38,7 +38,7 @@ _MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 512, 65_536
 # Tiles that a device has room for at a time: progress moves, and memory stays bounded.
 _MOST_TILES = 16
 _QUEUE = 4  # tiles whose agents take turns in the same lanes, at most
-_FEW_STEPS = 64  # up to which blocks are as fast as any other way, and compiled in half the time
+_FEW_STEPS = 64  # up to which blocks are about as fast as moments, and compile in half the time
 _MOST_TILE_BYTES, _MOST_ROOM_BYTES = 2**26, 2**28
 
 
@@ -202,7 +202,8 @@ def _plan(
 ) -> tuple[Plan, Population, int, int]:
     """How to simulate, whatever the number of agents, and what; bytes of an agent: results, memory.
 
-    One program takes agents in the lanes any number of steps, if nothing is recorded.
+    A simulator that keeps agents in the lanes has one program for any number of steps, if nothing
+    is recorded.
     """
     problem, policy, memory = population.problem, population.policy, population.memory
     lanes = _lanes(problem.num_models) if tile is None else tile
@@ -230,7 +231,7 @@ def _plan(
 def _bytes(plan: Plan, population: Population) -> tuple[int, int]:
     """Bytes that the results of an agent take, and what it remembers."""
     if plan.engine in IN_LANES:  # the same by all of them
-        plan = dataclasses.replace(plan, engine="idle", queue=1)
+        plan = dataclasses.replace(plan, engine="idle")
     leaves, structure = jax.tree.flatten(population)
     shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x for x in leaves)
     wide = jax.dtypes.canonicalize_dtype(np.float64)  # what a user's function makes depends on it
