@@ -56,8 +56,7 @@ def _with(choice: str, simulate: Simulator, *exchanges: Exchange) -> Simulator:
 
     def plan(*args: Any) -> Any:
         plain, *rest = made(*args)
-        fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
-        return _Named(**fields, choice=choice), *rest
+        return _Named(**vars(plain), choice=choice), *rest
 
     def run(seed: int) -> Any:
         with _exchanged((_simulate, "_plan", plan), *exchanges):
